@@ -1,0 +1,53 @@
+"""The seam between the gateway, which relays requests, and the controller, which knows the workers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+import msgspec
+
+from fcd.wire.admin import ModelInfo
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where a request for a model goes. `socket` is preferred where it is not empty."""
+
+    worker: str
+    dialect: str = "openai"
+    """`openai`: bytes are relayed untouched. `fastchat`: frames of worker_generate_stream are translated."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    socket: str = ""
+    tls: bool = False
+    base_path: str = ""
+    """What stands before `/v1` in the worker's URL."""
+    api_key: str = ""
+
+
+class Lease(Protocol):
+    """The right to send one request to a worker; holding it keeps the worker from being evicted."""
+
+    target: Target
+
+    def release(self, *, failed: bool = False, reason: str = "") -> None:
+        """Give it back, once, whatever happened. `failed`: the worker did not answer; probe it before its next use."""
+        ...
+
+
+class Dispatcher(Protocol):
+    """Finds (or loads) a worker for a model."""
+
+    async def acquire(self, model: str, *, exclude: Collection[str] = ()) -> Lease:
+        """Wait until a worker can take a request for `model`, loading it when it is known but not running.
+
+        Cancelling the wait gives the place in the queue back. `exclude` names workers that just failed.
+
+        Raises:
+            ApiError: 404 unknown model, 429 queue full, 503 cannot be loaded (with the reason) or shutting down.
+        """
+        ...
+
+    def models(self) -> list[ModelInfo]:
+        """Every model that `acquire` would take, running or not."""
+        ...

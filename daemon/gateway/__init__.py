@@ -1,0 +1,1 @@
+"""The OpenAI routes: pick a worker and relay its bytes."""

@@ -1,0 +1,1 @@
+"""Carries out the scheduler's effects: worker processes, probes, logs."""

@@ -1,0 +1,1 @@
+"""The worker program: loads a model, registers, beats, serves."""

@@ -1,0 +1,305 @@
+"""Settings: defaults < config.toml < FCD_* environment < flags.
+
+Every key is a field below; an unknown key is an error that names the nearest one. `FCD_<SECTION>_<KEY>` sets any of
+them, and `FCD_HOST` and `FCD_PORT` are short for the daemon's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import tomli_w
+
+from fcd.errors import ConfigError
+
+DEFAULT_PORT = 8000
+DEFAULT_MODEL = "guide"
+
+
+class DaemonSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """Where the daemon listens and what bounds it."""
+
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    allowed_hosts: list[str] = []
+    """Host headers answered besides loopback names and the address listened on."""
+    allowed_origins: list[str] = []
+    """Web origins that may call; empty keeps CORS closed."""
+    max_body_bytes: int = 32 * 1024 * 1024
+    max_queue: int = 256
+    """Requests that may wait for one model, those being loaded included."""
+    load_stall_s: float = 300.0
+    """A load with no progress for this long has failed."""
+    first_byte_s: float = 600.0
+    """How long a worker may take before its first byte."""
+    stall_s: float = 300.0
+    """A stream with no byte for this long has stalled."""
+    drain_s: float = 30.0
+    """How long running requests may go on after a stop."""
+    keep_alive: str = "30m"
+    """How long an unused model stays loaded; `-1` is for ever."""
+    sse_comment_s: float = 10.0
+    """A waiting stream gets a comment this often, so that nothing between cuts it."""
+    heartbeat_s: float = 90.0
+    """A worker not heard of for this long is lost."""
+    dispatch: Literal["shortest_queue", "lottery"] = "shortest_queue"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class WorkerSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """How workers that this machine starts run models."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    max_batch: int = 32
+    """Completions that run at once in one worker."""
+    max_waiting: int = 256
+    kv_bytes: int = 0
+    """Memory for the KV cache; 0 decides from what is free."""
+    threads: int = 0
+    """CPU threads for a worker; 0 decides from the cores."""
+    heartbeat_s: float = 15.0
+    """How often a worker reports; FastChat's controllers expect 45 or less."""
+
+
+class ChatSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """Defaults of `fcd chat` and the interface."""
+
+    model: str = DEFAULT_MODEL
+    temperature: float = 0.7
+    top_p: float = 1.0
+    max_tokens: int = 0
+    """0 leaves it to what the context holds."""
+    system: str = ""
+    style: Literal["simple", "rich", "programmatic"] = "rich"
+
+
+class TuiSettings(msgspec.Struct, forbid_unknown_fields=True):
+    theme: str = "textual-dark"
+    ascii: bool = False
+    keys: dict[str, str] = {}
+    """Action name to key, replacing the one that is built in."""
+
+
+class ModelSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """One `[models.NAME]` table: a name of one's own for a model and how to load it."""
+
+    path: str = ""
+    """A folder or a repo; empty means that NAME itself is one."""
+    engine: Literal["", "transformers", "vllm", "command"] = ""
+    device: str = ""
+    dtype: str = ""
+    quantization: Literal["", "8bit", "4bit"] = ""
+    num_gpus: int = 0
+    gpus: str = ""
+    max_gpu_memory: str = ""
+    revision: str = ""
+    conv_template: str = ""
+    keep_alive: str = ""
+    preload: bool = False
+    """Load it when the daemon starts."""
+
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True):
+    """All of config.toml."""
+
+    daemon: DaemonSettings = msgspec.field(default_factory=DaemonSettings)
+    worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
+    chat: ChatSettings = msgspec.field(default_factory=ChatSettings)
+    tui: TuiSettings = msgspec.field(default_factory=TuiSettings)
+    models: dict[str, ModelSettings] = {}
+    aliases: dict[str, str] = {}
+
+
+SECTIONS: Mapping[str, type[msgspec.Struct]] = {
+    "daemon": DaemonSettings,
+    "worker": WorkerSettings,
+    "chat": ChatSettings,
+    "tui": TuiSettings,
+}
+"""Tables with a fixed set of keys, each of which an environment variable can set."""
+
+_SHORT = {"FCD_HOST": "FCD_DAEMON_HOST", "FCD_PORT": "FCD_DAEMON_PORT"}
+
+
+def load_settings(
+    config_file: Path,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read all layers. `overrides` maps `section.key` to a value, as flags do; None values are passed over.
+
+    Raises:
+        ConfigError: the file, the environment or a flag holds what cannot be used.
+    """
+    env = os.environ if environ is None else environ
+    tree = read_config(config_file)
+    check_tree(tree, config_file)
+    _apply_environment(tree, env)
+    for name, value in (overrides or {}).items():
+        if value is not None:
+            section, key = name.split(".", 1)
+            tree.setdefault(section, {})[key] = value
+    return _convert(tree, str(config_file))
+
+
+def read_config(config_file: Path) -> dict[str, Any]:
+    """The file's tables; a missing file is an empty one."""
+    try:
+        text = config_file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{config_file} cannot be read: {error}") from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{config_file} is not valid TOML: {error}") from error
+
+
+def check_tree(tree: Mapping[str, Any], config_file: Path) -> None:
+    """Refuse keys that nothing reads, naming the nearest that exists and the line."""
+    _check_keys(tree, Settings, "", config_file)
+    for section, struct in SECTIONS.items():
+        _check_keys(_table(tree, section, config_file), struct, f"{section}.", config_file)
+    for name, table in _table(tree, "models", config_file).items():
+        if not isinstance(table, Mapping):
+            raise ConfigError(f"{config_file}: models.{name} must be a table, like [models.{name}].")
+        _check_keys(table, ModelSettings, f"models.{name}.", config_file)
+
+
+def write_setting(config_file: Path, name: str, value: str) -> Any:
+    """Set `section.key` in the file, keeping the rest; returns the value as it was understood.
+
+    Comments in the file are not kept: TOML writers drop them, and `fcd config edit` keeps them.
+    """
+    tree = read_config(config_file)
+    section, _, key = name.partition(".")
+    if section not in SECTIONS or not key:
+        raise ConfigError(f"There is no setting '{name}'.{_nearest(name, setting_names())}")
+    _check_keys({key: None}, SECTIONS[section], f"{section}.", config_file)
+    parsed = _parse(SECTIONS[section], key, value, name)
+    tree.setdefault(section, {})[key] = msgspec.to_builtins(parsed)
+    check_tree(tree, config_file)
+    _convert(tree, str(config_file))
+    config_file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = config_file.with_suffix(".toml.new")
+    temporary.write_text(tomli_w.dumps(tree), encoding="utf-8")
+    temporary.replace(config_file)
+    return parsed
+
+
+def setting_names() -> list[str]:
+    """Every `section.key` that has one value."""
+    return [f"{section}.{field}" for section, struct in SECTIONS.items() for field in struct.__struct_fields__]
+
+
+def get_setting(settings: Settings, name: str) -> Any:
+    """The value of `section.key`.
+
+    Raises:
+        ConfigError: there is no such setting.
+    """
+    if name not in setting_names():
+        raise ConfigError(f"There is no setting '{name}'.{_nearest(name, setting_names())}")
+    section, key = name.split(".", 1)
+    return getattr(getattr(settings, section), key)
+
+
+_DURATION = re.compile(r"^(-?\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?$")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `5m`, `30s`, `1h`, `90`; anything below zero is for ever (`inf`).
+
+    Raises:
+        ConfigError: not a duration.
+    """
+    match = _DURATION.match(text.strip())
+    if match is None:
+        raise ConfigError(f"'{text}' is not a duration: write 30s, 5m, 1h, a number of seconds, or -1 for ever.")
+    value = float(match.group(1)) * _UNITS[match.group(2) or "s"]
+    return float("inf") if value < 0 else value
+
+
+def _table(tree: Mapping[str, Any], section: str, config_file: Path) -> Mapping[str, Any]:
+    table = tree.get(section, {})
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{config_file}: {section} must be a table, like [{section}].")
+    return table
+
+
+def _check_keys(table: Mapping[str, Any], struct: type[msgspec.Struct], prefix: str, config_file: Path) -> None:
+    for key in table:
+        if key not in struct.__struct_fields__:
+            line = _line_of(config_file, key)
+            where = f"{config_file}, line {line}" if line else str(config_file)
+            raise ConfigError(f"{where}: unknown setting '{prefix}{key}'.{_nearest(key, struct.__struct_fields__)}")
+
+
+def _nearest(word: str, words: Any) -> str:
+    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def _line_of(config_file: Path, key: str) -> int:
+    try:
+        lines = config_file.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    pattern = re.compile(rf'^\s*(\[.*\b)?"?{re.escape(key)}"?\s*[\]=.]')
+    return next((number for number, line in enumerate(lines, 1) if pattern.match(line)), 0)
+
+
+def _apply_environment(tree: dict[str, Any], env: Mapping[str, str]) -> None:
+    values = dict(env)
+    for short, full in _SHORT.items():
+        if short in env:
+            values[full] = env[short]
+    for section, struct in SECTIONS.items():
+        for key in struct.__struct_fields__:
+            name = f"FCD_{section}_{key}".upper()
+            if name in values:
+                tree.setdefault(section, {})[key] = _parse(struct, key, values[name], name)
+
+
+def _parse(struct: type[msgspec.Struct], key: str, text: str, name: str) -> Any:
+    """Read a string as the field's own type: words for strings, true/false, numbers, comma lists."""
+    kind = next(field.type for field in msgspec.structs.fields(struct) if field.name == key)
+    value: Any = text
+    if kind == list[str]:
+        value = [part.strip() for part in text.split(",") if part.strip()]
+    elif kind == dict[str, str]:
+        value = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
+    elif kind is bool:
+        value = {"1": True, "true": True, "yes": True, "on": True}.get(text.lower(), text)
+        value = {"0": False, "false": False, "no": False, "off": False}.get(text.lower(), value)
+    try:
+        return msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{name}={text!r} cannot be used: {error}") from error
+
+
+def _convert(tree: Mapping[str, Any], where: str) -> Settings:
+    try:
+        settings = msgspec.convert(tree, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    if not 0 <= settings.daemon.port <= 65535:
+        raise ConfigError(f"{where}: daemon.port must be between 0 and 65535, not {settings.daemon.port}.")
+    parse_duration(settings.daemon.keep_alive)
+    for name, model in settings.models.items():
+        if model.keep_alive:
+            try:
+                parse_duration(model.keep_alive)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: models.{name}.keep_alive: {error.message}") from error
+    return settings

@@ -1,0 +1,1 @@
+"""Message types that cross a socket or a pipe, as msgspec structs."""

@@ -1,0 +1,145 @@
+"""What fcd's own routes under /api/ say and take."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+WorkerState = Literal["starting", "loading", "ready", "stopping", "stopped", "backoff", "failed", "lost"]
+
+
+class Progress(msgspec.Struct, omit_defaults=True):
+    """How far something is that takes a while. `total` 0 means: not known."""
+
+    stage: str
+    done: float = 0
+    total: float = 0
+    unit: str = ""
+    detail: str = ""
+
+
+class ModelOptions(msgspec.Struct, omit_defaults=True):
+    """How a model is to be loaded; empty values mean: decide from the model and the machine."""
+
+    engine: Literal["", "transformers", "vllm", "command"] = ""
+    device: str = ""
+    dtype: str = ""
+    quantization: Literal["", "8bit", "4bit"] = ""
+    num_gpus: int = 0
+    gpus: str = ""
+    max_gpu_memory: str = ""
+    revision: str = ""
+    conv_template: str = ""
+    model_names: list[str] = []
+    keep_alive: str = ""
+    """`5m`, seconds, `-1` for ever, `0` unload when idle."""
+
+
+class LoadRequest(msgspec.Struct, omit_defaults=True):
+    """POST /api/models/load. `model` may be a path: this route is for the machine's owner."""
+
+    model: str
+    options: ModelOptions = msgspec.field(default_factory=ModelOptions)
+
+
+class UnloadRequest(msgspec.Struct):
+    model: str
+
+
+class WorkerInfo(msgspec.Struct, omit_defaults=True):
+    """One worker as the registry and the supervisor know it."""
+
+    name: str
+    models: list[str]
+    state: WorkerState
+    local: bool = True
+    """Started by this daemon's supervisor."""
+    address: str = ""
+    pid: int = 0
+    engine: str = ""
+    device: str = ""
+    dtype: str = ""
+    quantization: str = ""
+    context_length: int = 0
+    running: int = 0
+    waiting: int = 0
+    tokens_per_second: float = 0.0
+    ttft_ms: float = 0.0
+    memory_bytes: int = 0
+    restarts: int = 0
+    progress: Progress | None = None
+    error: str = ""
+    started_at: float = 0.0
+    """Unix time in seconds."""
+    last_used: float = 0.0
+    capabilities: list[str] = []
+    log: str = ""
+    """Path of the worker's log file on the daemon's machine."""
+
+
+class WorkerList(msgspec.Struct):
+    workers: list[WorkerInfo]
+
+
+class DaemonStatus(msgspec.Struct):
+    """GET /api/status and the core of `fcd daemon status --json`."""
+
+    pid: int
+    url: str
+    version: str
+    ready: bool
+    uptime_s: float
+    workers: list[WorkerInfo]
+    reasons: list[str] = []
+    """Why it is not ready."""
+
+
+class ModelInfo(msgspec.Struct, omit_defaults=True):
+    """One model that a name here reaches."""
+
+    name: str
+    source: Literal["builtin", "config", "cache", "worker", "path"]
+    state: str = "available"
+    """`available`, or the state of its best worker."""
+    path: str = ""
+    size_bytes: int = 0
+    context_length: int = 0
+    description: str = ""
+    default: bool = False
+
+
+class ModelInfoList(msgspec.Struct):
+    models: list[ModelInfo]
+
+
+class LoadEvent(msgspec.Struct, omit_defaults=True):
+    """One SSE `data:` line of POST /api/models/load: progress lines, then one `ready` or `error`."""
+
+    type: Literal["progress", "ready", "error"]
+    model: str = ""
+    """The name to put in a request's `model` field."""
+    worker: WorkerInfo | None = None
+    progress: Progress | None = None
+    error: str = ""
+
+
+class WorkerEvent(msgspec.Struct, omit_defaults=True):
+    """One JSON line that a worker program writes on stdout for the supervisor that started it."""
+
+    event: Literal["progress", "ready", "error"]
+    progress: Progress | None = None
+    address: str = ""
+    error: str = ""
+
+
+class LogLines(msgspec.Struct):
+    lines: list[str]
+
+
+class DaemonEvent(msgspec.Struct, omit_defaults=True):
+    """One SSE event of GET /api/events; `event:` carries the same word as `type`."""
+
+    type: Literal["worker", "worker_gone", "models", "ready"]
+    worker: WorkerInfo | None = None
+    name: str = ""

@@ -1,0 +1,81 @@
+"""FastChat's controller messages, with fcd's own keys under one name that FastChat ignores."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class WorkerStatus(msgspec.Struct):
+    """What FastChat calls worker status; all three are required on its wire."""
+
+    model_names: list[str]
+    speed: float = 1
+    queue_length: int = 0
+
+
+class FcdExtension(msgspec.Struct, omit_defaults=True):
+    """What an fcd worker says of itself beyond FastChat's body, under the key `fcd`."""
+
+    dialect: str = "openai"
+    """How the worker is spoken to: `openai` (bytes are relayed) or `fastchat` (frames are translated)."""
+    openai_url: str = ""
+    """Base URL of the OpenAI routes, such as `http://127.0.0.1:41001` (without `/v1`)."""
+    socket: str = ""
+    """Unix socket that serves the same routes, for a daemon on the same machine."""
+    worker_id: str = ""
+    """The name that the supervisor gave a worker which it started; empty for others."""
+    pid: int = 0
+    engine: str = "transformers"
+    device: str = "cpu"
+    dtype: str = ""
+    quantization: str = ""
+    context_length: int = 0
+    memory_bytes: int = 0
+    parallel: int = 0
+    """How many requests run at once."""
+    capabilities: list[str] = []
+    """Of `chat`, `completions`, `embeddings`, `tools`, `vision`."""
+    version: str = ""
+
+
+class EngineGauges(msgspec.Struct, omit_defaults=True):
+    """Numbers that a worker sends with each heartbeat, under the key `fcd`."""
+
+    running: int = 0
+    waiting: int = 0
+    tokens_per_second: float = 0.0
+    ttft_ms: float = 0.0
+    """Median over the last requests."""
+    memory_bytes: int = 0
+    kv_used: float = 0.0
+    """Share of the KV cache in use, 0 to 1."""
+
+
+class RegisterWorker(msgspec.Struct):
+    worker_name: str
+    check_heart_beat: bool
+    worker_status: WorkerStatus | None = None
+    multimodal: bool = False
+    fcd: FcdExtension | None = None
+
+
+class HeartBeat(msgspec.Struct):
+    worker_name: str
+    queue_length: int
+    fcd: EngineGauges | None = None
+
+
+class HeartBeatReply(msgspec.Struct):
+    exist: bool
+
+
+class ModelList(msgspec.Struct):
+    models: list[str]
+
+
+class ModelQuery(msgspec.Struct):
+    model: str
+
+
+class WorkerAddress(msgspec.Struct):
+    address: str

@@ -1,0 +1,1 @@
+"""The terminal interface; it talks to the daemon through fcd's client only."""
