@@ -94,7 +94,16 @@ def test_every_setting_can_be_read_by_name() -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("5m", 300), ("30s", 30), ("1h", 3600), ("90", 90), ("-1", float("inf")), ("0", 0), ("1.5h", 5400), ("2d", 172800)],
+    [
+        ("5m", 300),
+        ("30s", 30),
+        ("1h", 3600),
+        ("90", 90),
+        ("-1", float("inf")),
+        ("0", 0),
+        ("1.5h", 5400),
+        ("2d", 172_800),
+    ],
 )
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
