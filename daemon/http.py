@@ -1,0 +1,62 @@
+"""Small helpers that every route of the daemon uses: JSON in, JSON out, errors in one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from sanic.request import Request
+from sanic.response import HTTPResponse
+
+from fcd.errors import ApiError
+
+T = TypeVar("T")
+
+_JSON = "application/json"
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> HTTPResponse:
+    """`value` (msgspec structs and builtins) as a JSON answer."""
+    return HTTPResponse(msgspec.json.encode(value), status, dict(headers or {}), _JSON)
+
+
+def error_response(error: ApiError) -> HTTPResponse:
+    return json_response(error.body(), error.status, error.headers())
+
+
+def decode_body(request: Request[Any, Any], kind: type[T]) -> T:
+    """The request's JSON body as `kind`.
+
+    Raises:
+        ApiError: 400, naming the field where msgspec names one.
+    """
+    try:
+        return msgspec.json.decode(request.body, type=kind)
+    except msgspec.ValidationError as error:
+        raise ApiError(400, f"The request body cannot be used: {error}", param=_field_of(str(error))) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ApiError(400, f"The request body is not valid JSON: {error}", code="invalid_json") from None
+
+
+def integer_query(request: Request[Any, Any], name: str, default: int, *, low: int = 1, high: int = 10_000) -> int:
+    """`?name=N` within bounds.
+
+    Raises:
+        ApiError: 400, not an integer of that range.
+    """
+    text = request.args.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 9 or not low <= int(text) <= high:
+        raise ApiError(400, f"'{name}' must be an integer between {low} and {high}.", param=name)
+    return int(text)
+
+
+def _field_of(message: str) -> str | None:
+    """The field in msgspec's `... - at `$.a.b`` or `... missing required field `a``."""
+    for marker in ("at `$.", "required field `", "unknown field `"):
+        _, found, rest = message.partition(marker)
+        if found:
+            return rest.split("`", 1)[0]
+    return None
