@@ -1,0 +1,113 @@
+"""Output tokens per second and time to first token of fcd and its peers, in one run.
+
+    python -m benchmarks.engine [--models 120m,600m] [--rounds 5] \\
+        [--fastchat-python PYTHON] [--transformers-python PYTHON] [--llama-server BINARY]
+
+A peer whose program is not given is left out. Each server has the machine to itself; the figures are medians over the
+rounds, the ratios are fcd's over the peer's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+
+from benchmarks.engine import peers
+from benchmarks.engine.load import Result, run_round
+from benchmarks.engine.models import make_model, make_prompts
+
+Server = Callable[[], AbstractContextManager[tuple[str, str]]]
+
+
+def servers(args: argparse.Namespace, folder: Path) -> dict[str, Server]:
+    found: dict[str, Server] = {"fcd bf16": partial(peers.fcd, folder, "--dtype", "bfloat16")}
+    if not args.no_int8:
+        found["fcd 8bit"] = partial(peers.fcd, folder, "--load-8bit")
+    if args.fastchat_python:
+        found["FastChat"] = partial(peers.fastchat, folder, args.fastchat_python)
+    if args.transformers_python:
+        serve = partial(peers.transformers_serve, folder, args.transformers_python)
+        found["transformers serve"] = partial(serve, continuous=False)
+        found["transformers serve, batching"] = partial(serve, continuous=True)
+    if args.llama_server:
+        from benchmarks.engine.gguf_export import export
+
+        for precision in ("bf16", "q8_0"):
+            gguf = export(folder, precision)
+            found[f"llama.cpp {precision}"] = partial(peers.llama_server, gguf, args.llama_server, args.threads)
+    return found
+
+
+def measure(name: str, start: Server, folder: Path, args: argparse.Namespace) -> dict[int, list[Result]]:
+    results: dict[int, list[Result]] = {}
+    with start() as (url, model):
+        for streams in args.streams:
+            prompts = make_prompts(folder, streams * (args.rounds + 1), args.prompt_tokens)
+            run_round(url, model, prompts[:streams], 8)
+            results[streams] = [
+                run_round(url, model, prompts[number * streams :][:streams], args.tokens)
+                for number in range(1, args.rounds + 1)
+            ]
+            rate = statistics.median(result.tokens_per_second for result in results[streams])
+            print(f"  {name}: {streams} at once: {rate:.1f} tok/s", flush=True)
+    return results
+
+
+def table(size: str, results: dict[str, dict[int, list[Result]]], streams: list[int]) -> str:
+    lines = [
+        f"\n{size}: output tokens/s (time to first token, s)",
+        "| server | " + " | ".join(map(str, streams)) + " |",
+    ]
+    lines.append("|---|" + "---|" * len(streams))
+    for name, row in results.items():
+        cells = []
+        for count in streams:
+            rate = statistics.median(result.tokens_per_second for result in row[count])
+            ttft = statistics.median(result.ttft_s for result in row[count])
+            cells.append(f"{rate:.1f} ({ttft:.2f})")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    for ours in (name for name in results if name.startswith("fcd")):
+        for name in (name for name in results if not name.startswith("fcd")):
+            ratios = [
+                statistics.median(result.tokens_per_second for result in results[ours][count])
+                / statistics.median(result.tokens_per_second for result in results[name][count])
+                for count in streams
+            ]
+            lines.append(f"| {ours} / {name} | " + " | ".join(f"{ratio:.2f}x" for ratio in ratios) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="120m,600m", type=lambda text: text.split(","))
+    parser.add_argument("--streams", default="1,8,32", type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument("--prompt-tokens", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--only", default="", help="measure only servers whose name contains this")
+    parser.add_argument("--no-int8", action="store_true")
+    parser.add_argument("--folder", type=Path, help="where the models are kept between runs")
+    parser.add_argument("--fastchat-python", default="")
+    parser.add_argument("--transformers-python", default="")
+    parser.add_argument("--llama-server", default="")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        for size in args.models:
+            folder = make_model(args.folder or Path(temporary), size)
+            results = {
+                name: measure(name, start, folder, args)
+                for name, start in servers(args, folder).items()
+                if args.only in name
+            }
+            print(table(size, results, args.streams), flush=True)
+
+
+if __name__ == "__main__":
+    main()
