@@ -1,0 +1,270 @@
+"""Our attention function for transformers' models: packed tokens in, K and V into the store, SDPA by rows and chunks.
+
+A step is one packed batch `[1, N]`: first the tokens of rows that decode (one each, ordered by size class and slot),
+then prefill chunks. Decode rows of one class are read as one view of its slab. The heads that share a K/V head are
+folded into the query's length, so nothing is repeated.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from daemon.engines.transformers.kv_store import KvStore, LayerSpec
+
+NAME = "fcd"
+
+
+@dataclass(eq=False, slots=True)
+class DecodeGroup:
+    """Rows of one size class, one token each. `slots` ascend; `low:high` is the view of the slab that covers them."""
+
+    size_class: int
+    first: int
+    slots: list[int]
+    positions: list[int]
+    low: int = 0
+    high: int = 0
+    longest: int = 0
+    slot_index: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    position_index: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    spread: torch.Tensor | None = None
+    """Where there are holes between the slots: each row's place in the view."""
+
+    def __post_init__(self) -> None:
+        self.low, self.high = self.slots[0], self.slots[-1] + 1
+        self.longest = max(self.positions) + 1
+        self.slot_index = torch.tensor(self.slots)
+        self.position_index = torch.tensor(self.positions)
+        if self.high - self.low != len(self.slots):
+            self.spread = self.slot_index - self.low
+
+
+@dataclass(eq=False, slots=True)
+class PrefillChunk:
+    """`count` tokens of one row, from position `start`."""
+
+    size_class: int
+    first: int
+    slot: int
+    start: int
+    count: int
+
+
+@dataclass(eq=False)
+class Step:
+    """One packed batch. `store` None: every chunk attends to itself alone and nothing is kept (embeddings, probes)."""
+
+    groups: list[DecodeGroup]
+    chunks: list[PrefillChunk]
+    store: KvStore | None
+    masks: dict[Any, torch.Tensor | None] = field(default_factory=dict)
+    seen: dict[int, LayerSpec] | None = None
+    """Filled with each layer's shape when given: how the loader learns what the store must hold."""
+
+
+_current = threading.local()
+
+
+@contextmanager
+def running(step: Step) -> Iterator[None]:
+    """Make `step` what the attention function serves in this thread."""
+    _current.step = step
+    try:
+        yield
+    finally:
+        _current.step = None
+
+
+def attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention over the current step.
+
+    Args:
+        query: `[1, heads, N, dim]`; key and value `[1, kv_heads, N, dim]`.
+        sliding_window: a token sees itself and the `sliding_window - 1` tokens before it.
+        softcap: scores become `softcap * tanh(score / softcap)` (Gemma 2).
+        s_aux: one learned sink logit per head (GPT-OSS).
+
+    Returns:
+        `[1, N, heads, dim]`.
+    """
+    step: Step | None = getattr(_current, "step", None)
+    if step is None:
+        raise RuntimeError("the fcd attention function was called outside an engine step")
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    q, k, v = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)
+    if step.seen is not None:
+        step.seen[layer] = LayerSpec(k.shape[1], k.shape[2], v.shape[2], k.dtype, k.device)
+    extra = _Extra(scale, sliding_window, softcap, s_aux)
+    outputs = [_decode(step, group, layer, q, k, v, extra) for group in step.groups]
+    outputs += [_prefill(step, chunk, layer, q, k, v, extra) for chunk in step.chunks]
+    packed = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return packed.unsqueeze(0), None
+
+
+@dataclass(slots=True)
+class _Extra:
+    scale: float
+    window: int | None
+    softcap: float | None
+    sinks: torch.Tensor | None
+
+
+def _decode(
+    step: Step, group: DecodeGroup, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: _Extra
+) -> torch.Tensor:
+    """One token per row: `[rows, heads, dim]` in, the same out."""
+    assert step.store is not None
+    keys, values = step.store.keys[group.size_class][layer], step.store.values[group.size_class][layer]
+    rows = len(group.slots)
+    span = slice(group.first, group.first + rows)
+    keys[group.slot_index, :, group.position_index] = k[span]
+    values[group.slot_index, :, group.position_index] = v[span]
+    kv_heads = keys.shape[1]
+    queries = q[span].reshape(rows, kv_heads, -1, q.shape[-1])
+    if group.spread is not None:
+        spread = queries.new_zeros(group.high - group.low, *queries.shape[1:])
+        queries = spread.index_copy_(0, group.spread, queries)
+    mask = _decode_mask(step, group, extra.window, q)
+    out = _attend(
+        queries,
+        keys[group.low : group.high, :, : group.longest],
+        values[group.low : group.high, :, : group.longest],
+        mask,
+        extra,
+    )
+    if group.spread is not None:
+        out = out.index_select(0, group.spread)
+    return out.reshape(rows, q.shape[1], -1)
+
+
+def _prefill(
+    step: Step, chunk: PrefillChunk, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: _Extra
+) -> torch.Tensor:
+    """A chunk of one row: `[count, heads, dim]` in, the same out."""
+    span = slice(chunk.first, chunk.first + chunk.count)
+    kv_heads = k.shape[1]
+    heads = q.shape[1]
+    if step.store is None:
+        keys, values = k[span].transpose(0, 1), v[span].transpose(0, 1)
+    else:
+        end = chunk.start + chunk.count
+        keys = step.store.keys[chunk.size_class][layer][chunk.slot, :, :end]
+        values = step.store.values[chunk.size_class][layer][chunk.slot, :, :end]
+        keys[:, chunk.start :] = k[span].transpose(0, 1)
+        values[:, chunk.start :] = v[span].transpose(0, 1)
+    # [groups, kv_heads, count, dim]: the group is a batch dimension over which K and V are shared with stride 0.
+    queries = q[span].view(chunk.count, kv_heads, heads // kv_heads, -1).permute(2, 1, 0, 3)
+    mask = _chunk_mask(step, chunk, extra.window, q)
+    out = _attend(
+        queries,
+        keys.expand(queries.shape[0], -1, -1, -1),
+        values.expand(queries.shape[0], -1, -1, -1),
+        mask,
+        extra,
+        by_head=True,
+    )
+    return out.permute(2, 1, 0, 3).reshape(chunk.count, heads, -1)
+
+
+def _attend(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    extra: _Extra,
+    *,
+    by_head: bool = False,
+) -> torch.Tensor:
+    """SDPA, or the same by hand where a soft cap or a sink must enter between the scores and the softmax.
+
+    q is `[rows, kv_heads, group, dim]`, or with `by_head` `[group, kv_heads, count, dim]`.
+    """
+    if extra.softcap is None and extra.sinks is None:
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=None if mask is None else mask.expand(*q.shape[:3], -1), scale=extra.scale
+        )
+    scores = torch.matmul(q, k.transpose(2, 3)) * extra.scale
+    if extra.softcap is not None:
+        scores = torch.tanh(scores / extra.softcap) * extra.softcap
+    if mask is not None:
+        scores = scores + mask
+    if extra.sinks is None:
+        return torch.matmul(torch.softmax(scores, -1, dtype=torch.float32).to(v.dtype), v)
+    sinks = extra.sinks.to(scores.dtype).view(k.shape[1], -1)
+    sinks = sinks.T[:, :, None, None] if by_head else sinks[None, :, :, None]
+    scores = torch.cat([scores, sinks.expand(*scores.shape[:3], 1)], -1)
+    weights = torch.softmax(scores, -1, dtype=torch.float32)[..., :-1]
+    return torch.matmul(weights.to(v.dtype), v)
+
+
+def _decode_mask(step: Step, group: DecodeGroup, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
+    """`[rows of the view, 1, 1, longest]`: 0 where a row may look, -inf elsewhere; None when all see everything."""
+    if window is not None and window >= group.longest:
+        window = None
+    place = (id(group), window, like.device, like.dtype)
+    if place not in step.masks:
+        step.masks[place] = _build_decode_mask(group, window, like)
+    return step.masks[place]
+
+
+def _build_decode_mask(group: DecodeGroup, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
+    if window is None and group.spread is None and min(group.positions) + 1 == group.longest:
+        return None
+    last = torch.zeros(group.high - group.low, dtype=torch.long)
+    last[group.slot_index - group.low] = group.position_index
+    columns = torch.arange(group.longest)
+    hidden = columns > last[:, None]
+    if window is not None:
+        hidden |= columns <= last[:, None] - window
+    mask = torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, -math.inf)
+    return mask[:, None, None].to(like.device)
+
+
+def _chunk_mask(step: Step, chunk: PrefillChunk, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
+    """`[1, 1, count, start + count]`, causal."""
+    end = chunk.start + chunk.count
+    if window is not None and window >= end:
+        window = None
+    if chunk.count == 1 and window is None:
+        return None
+    place = (chunk.start, chunk.count, window, like.device, like.dtype)
+    if place not in step.masks:
+        rows = torch.arange(chunk.start, end, device=like.device)[:, None]
+        columns = torch.arange(end, device=like.device)
+        hidden = columns > rows
+        if window is not None:
+            hidden |= columns <= rows - window
+        mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, -math.inf)
+        step.masks[place] = mask[None, None]
+    return step.masks[place]
+
+
+def register() -> None:
+    """Make the function known to transformers under our name.
+
+    No mask function is registered with it, which makes the models skip building masks: the step carries its own.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attention_forward)

@@ -1,0 +1,74 @@
+"""Vectors for texts from a model's last hidden states."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from daemon.engines.transformers.attention import PrefillChunk, Step, running
+
+MAX_TOKENS = 2048
+"""Tokens in one forward; longer lists of inputs take several."""
+
+
+class Embedder:
+    """Mean pooling over the last hidden states of the body (for encoder-decoder models: of the encoder), normalised.
+
+    Runs in the caller's thread beside the engine's: the weights are only read.
+    """
+
+    def __init__(self, model: Any, *, packed: bool) -> None:
+        self._model = model
+        self._packed = packed
+        self._lock = threading.Lock()
+
+    @torch.inference_mode()
+    def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+        """One vector for each list of token ids, L2-normalised."""
+        vectors: list[list[float]] = []
+        with self._lock:
+            for group in batches(inputs, MAX_TOKENS):
+                pooled = self._pooled_packed(group) if self._packed else self._pooled_padded(group)
+                vectors.extend(F.normalize(pooled.float(), dim=-1).tolist())
+        return vectors
+
+    def _pooled_packed(self, group: Sequence[Sequence[int]]) -> torch.Tensor:
+        device = self._model.get_input_embeddings().weight.device
+        chunks: list[PrefillChunk] = []
+        first = 0
+        for ids in group:
+            chunks.append(PrefillChunk(0, first, 0, 0, len(ids)))
+            first += len(ids)
+        packed = torch.tensor([[i for ids in group for i in ids]], device=device)
+        positions = torch.tensor([[p for ids in group for p in range(len(ids))]], device=device)
+        with running(Step([], chunks, None)):
+            body = self._model.base_model
+            hidden = body(input_ids=packed, position_ids=positions, use_cache=False).last_hidden_state[0]
+        return torch.stack([hidden[c.first : c.first + c.count].float().mean(0) for c in chunks])
+
+    def _pooled_padded(self, group: Sequence[Sequence[int]]) -> torch.Tensor:
+        body = self._model.get_encoder() if self._model.config.is_encoder_decoder else self._model.base_model
+        device = self._model.get_input_embeddings().weight.device
+        longest = max(len(ids) for ids in group)
+        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in group], device=device)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in group], device=device)
+        hidden = body(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+        mean: torch.Tensor = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return mean
+
+
+def batches(inputs: Sequence[Sequence[int]], limit: int) -> list[list[Sequence[int]]]:
+    """Neighbouring inputs together, up to `limit` tokens; a longer one goes alone."""
+    groups: list[list[Sequence[int]]] = []
+    size = 0
+    for ids in inputs:
+        if not groups or size + len(ids) > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append(ids)
+        size += len(ids)
+    return groups

@@ -1,0 +1,198 @@
+"""From a folder of weights to a running engine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import torch
+
+from daemon.engines.base import EngineInfo, LoadOptions, LoadProgress
+from daemon.engines.transformers import attention, devices
+from daemon.engines.transformers.context import context_length
+from daemon.engines.transformers.progress import report_progress
+from daemon.engines.transformers.threads import choose_threads
+from fcd.errors import FcdError, ModelLoadError
+
+log = logging.getLogger("fcd.engine")
+_load_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model and tokenizer in memory, with what the engine needs to know of them."""
+
+    model: Any
+    tokenizer: Any
+    info: EngineInfo
+    packed: bool
+    """Its attention goes through our function."""
+
+
+def load_model(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
+    """Load what `options` describe.
+
+    Raises:
+        ModelLoadError: with the cause and the next step.
+    """
+    try:
+        # transformers' progress hook and default dtype are process-wide.
+        with _load_lock:
+            return _load(options, progress)
+    except FcdError:
+        raise
+    except Exception as error:
+        log.debug("loading failed", exc_info=True)
+        raise explain(error, options) from error
+
+
+def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
+    from transformers import AutoConfig
+
+    folder = check_folder(options)
+    progress("config", 0.0, 0.0)
+    torch.set_num_threads(choose_threads())
+    attention.register()
+    trust = options.trust_remote_code
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
+    progress("tokenizer", 0.0, 0.0)
+    tokenizer = _load_tokenizer(folder, trust)
+    device = devices.choose_device(options.device)
+    native = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
+    dtype = devices.choose_dtype(options.dtype, native, device)
+    model = _load_weights(folder, config, dtype, device, options, progress)
+    model.eval().requires_grad_(False)
+    packed = not config.is_encoder_decoder
+    info = _describe(folder, model, tokenizer, device, dtype, options)
+    return LoadedModel(model, tokenizer, info, packed)
+
+
+def check_folder(options: LoadOptions) -> Path:
+    """The model's folder, if it can be one.
+
+    Raises:
+        ModelLoadError: it is missing, has no config, or holds pickled weights only.
+    """
+    folder = Path(options.path).expanduser()
+    if not folder.is_dir():
+        raise ModelLoadError(
+            f"There is no folder '{folder}'.", hint="Give a model's folder, or download one: fcd pull REPO."
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelLoadError(
+            f"'{folder}' has no config.json, so it is not a Hugging Face model folder.",
+            hint="Give the folder that holds config.json and the .safetensors files.",
+        )
+    if not any(folder.glob("*.safetensors")):
+        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
+        raise ModelLoadError(
+            f"'{folder}' holds no .safetensors weights."
+            + (" Its pickled weights could run code when they are read, so they are not loaded." if pickled else ""),
+            hint="Use a version of the model in safetensors format.",
+        )
+    return folder
+
+
+def explain(error: Exception, options: LoadOptions) -> ModelLoadError:
+    """An error of the libraries, in a sentence with the next step."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text.lower():
+        return ModelLoadError(
+            f"'{options.path}' does not fit into memory: {text}",
+            hint="Try --load-8bit, a smaller model, or --max-gpu-memory with CPU offload.",
+        )
+    if "trust_remote_code" in str(error):
+        return ModelLoadError(
+            f"'{options.path}' brings its own Python code, which is not run.",
+            hint="Allow it with trust_remote_code only if you trust where the model comes from.",
+        )
+    if isinstance(error, ImportError):
+        return ModelLoadError(
+            f"'{options.path}' needs a library that is not installed: {text}",
+            hint="Install it and load the model again.",
+        )
+    return ModelLoadError(
+        f"'{options.path}' could not be loaded: {type(error).__name__}: {text}",
+        hint="Check that the folder is complete (fcd show MODEL), or download it again.",
+    )
+
+
+def _load_tokenizer(folder: Path, trust: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
+
+
+def _load_weights(
+    folder: Path, config: Any, dtype: torch.dtype, device: torch.device, options: LoadOptions, progress: LoadProgress
+) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    seq2seq = bool(config.is_encoder_decoder)
+    kind = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+    with report_progress(progress):
+        return kind.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            device_map={"": device},
+            attn_implementation="sdpa" if seq2seq else attention.NAME,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=options.trust_remote_code,
+        )
+
+
+def _describe(
+    folder: Path, model: Any, tokenizer: Any, device: torch.device, dtype: torch.dtype, options: LoadOptions
+) -> EngineInfo:
+    config = model.config
+    raw = json.loads((folder / "config.json").read_text())
+    text = {**raw, **raw["text_config"]} if isinstance(raw.get("text_config"), dict) else raw
+    limit = getattr(tokenizer, "model_max_length", None)
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    capabilities = ("chat", "completions", "embeddings")
+    return EngineInfo(
+        model=options.path,
+        architecture=type(model).__name__,
+        context_length=context_length(text, int(limit) if limit else None),
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+        quantization=options.quantization,
+        is_encoder_decoder=bool(config.is_encoder_decoder),
+        eos_token_ids=eos_ids(model, tokenizer),
+        vocab_size=vocabulary,
+        memory_bytes=weight_bytes(model),
+        capabilities=capabilities,
+    )
+
+
+def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Every id that ends an answer: the generation config's, the model config's and the tokenizer's."""
+    found: list[int] = []
+    for value in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, int) and item not in found:
+                found.append(item)
+    return tuple(found)
+
+
+def weight_bytes(model: Any) -> int:
+    """Bytes of the parameters and buffers, shared ones once."""
+    tensors = {t.data_ptr(): t.nbytes for t in (*model.parameters(), *model.buffers()) if t.device.type != "meta"}
+    return sum(tensors.values())
+
+
+def kv_budget(options: LoadOptions, device: torch.device) -> int:
+    """Bytes for the KV cache: `kv_bytes`, else a share of what is free now (half of a CPU's, most of a GPU's)."""
+    if options.kv_bytes > 0:
+        return options.kv_bytes
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free * 0.8)
+    return int(psutil.virtual_memory().available * 0.4)

@@ -1,0 +1,145 @@
+"""The runner for decoder-only models: one packed forward per step through the model's own code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from typing import Any
+
+import torch
+
+from daemon.engines.transformers.attention import DecodeGroup, PrefillChunk, Step, running
+from daemon.engines.transformers.kv_store import KvStore, LayerSpec
+from daemon.engines.transformers.rows import RowPool
+from daemon.engines.transformers.scheduler import Plan, Work
+from daemon.engines.transformers.sequence import Sequence
+
+
+class PackedRunner:
+    """Runs plans through a causal model whose attention is ours.
+
+    Args:
+        model: a transformers causal language model loaded with our attention implementation.
+        pool: whose rows the plans refer to.
+        layers: what each attention layer stores (see `probe_layers`).
+    """
+
+    def __init__(self, model: Any, pool: RowPool, layers: list[LayerSpec]) -> None:
+        self._model = model
+        self._pool = pool
+        self._device = model.get_input_embeddings().weight.device
+        self.store = KvStore(layers, pool)
+
+    @torch.inference_mode()
+    def forward(self, plan: Plan) -> tuple[torch.Tensor, list[Work]]:
+        """Compute a plan's tokens.
+
+        Returns:
+            Logits `[rows, vocab]`, and the work that each stretch of rows belongs to, in order: one row for work that
+            ends with a sequence's newest token, `count` rows for a chunk whose prompt log-probabilities are wanted,
+            none for any other chunk.
+        """
+        self.store.apply(self._pool.drain())
+        ids: list[int] = []
+        positions: list[int] = []
+        keep: list[int] = []
+        owners: list[Work] = []
+        for work in (*plan.decode, *plan.prefill):
+            first, end = len(ids), work.start + work.count
+            if work.count == 1:
+                ids.append(work.sequence.ids[work.start])
+                positions.append(work.start)
+            else:
+                ids.extend(work.sequence.ids[work.start : end])
+                positions.extend(range(work.start, end))
+            if wants_prompt_logprobs(work):
+                keep.extend(range(first, len(ids)))
+                owners.append(work)
+            elif work.last:
+                keep.append(len(ids) - 1)
+                owners.append(work)
+        step = Step(_groups(plan.decode), _chunks(plan), self.store)
+        logits = self._run(step, ids, positions, keep)
+        for work in (*plan.decode, *plan.prefill):
+            row = work.sequence.row
+            assert row is not None
+            row.length = work.start + work.count
+        return logits, owners
+
+    def admit(self, sequences: Seq[Sequence]) -> None:
+        """Nothing to prepare: a prompt is computed as chunks."""
+
+    def retire(self, sequence: Sequence) -> None:
+        """Nothing besides the row, which the pool owns."""
+
+    def memory_bytes(self) -> int:
+        return self.store.allocated_bytes()
+
+    def _run(self, step: Step, ids: list[int], positions: list[int], keep: list[int]) -> torch.Tensor:
+        packed = torch.tensor([ids, positions], device=self._device)
+        # At least one row of logits is computed: models do not expect none.
+        rows = torch.tensor(keep or [0], device=self._device)
+        with running(step):
+            output = self._model(
+                input_ids=packed[:1], position_ids=packed[1:], use_cache=False, logits_to_keep=rows, return_dict=True
+            )
+        logits: torch.Tensor = output.logits[0]
+        return logits if keep else logits[:0]
+
+
+def wants_prompt_logprobs(work: Work) -> bool:
+    sequence = work.sequence
+    return (
+        sequence.params.prompt_logprobs is not None
+        and sequence.index == 0
+        and work.start < sequence.prompt_length
+        and not sequence.decoding
+        and sequence.generated == 0
+    )
+
+
+def _groups(decode: list[Work]) -> list[DecodeGroup]:
+    groups: list[DecodeGroup] = []
+    at = 0
+    while at < len(decode):
+        size_class = _class_of(decode[at])
+        end = at
+        while end < len(decode) and _class_of(decode[end]) == size_class:
+            end += 1
+        members = decode[at:end]
+        slots = [work.sequence.row.slot for work in members if work.sequence.row is not None]
+        groups.append(DecodeGroup(size_class, at, slots, [work.start for work in members]))
+        at = end
+    return groups
+
+
+def _chunks(plan: Plan) -> list[PrefillChunk]:
+    chunks: list[PrefillChunk] = []
+    first = len(plan.decode)
+    for work in plan.prefill:
+        row = work.sequence.row
+        assert row is not None
+        chunks.append(PrefillChunk(row.size_class, first, row.slot, work.start, work.count))
+        first += work.count
+    return chunks
+
+
+def _class_of(work: Work) -> int:
+    assert work.sequence.row is not None
+    return work.sequence.row.size_class
+
+
+@torch.inference_mode()
+def probe_layers(model: Any, device: torch.device) -> list[LayerSpec]:
+    """Run four tokens through the model and read from our attention function what each layer stores.
+
+    Raises:
+        RuntimeError: the model's layers do not all go through the attention interface.
+    """
+    seen: dict[int, LayerSpec] = {}
+    step = Step([], [PrefillChunk(0, 0, 0, 0, 4)], None, seen=seen)
+    ids = torch.tensor([[1, 2, 3, 4]], device=device)
+    with running(step):
+        model(input_ids=ids, position_ids=torch.arange(4, device=device)[None], use_cache=False)
+    if not seen or sorted(seen) != list(range(len(seen))):
+        raise RuntimeError("the model's layers do not go through the attention interface")
+    return [seen[layer] for layer in range(len(seen))]
