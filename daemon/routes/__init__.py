@@ -1,0 +1,1 @@
+"""The daemon's own routes: its status and logs, and its keys and tokens."""
