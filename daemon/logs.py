@@ -38,7 +38,9 @@ def as_fields(record: logging.LogRecord) -> dict[str, Any]:
     }
     for name, value in vars(record).items():
         if name not in _STANDARD and not name.startswith("_"):
-            fields[name] = value if isinstance(value, (int, float, bool)) else without_secrets(str(value))[:_LONGEST_LINE]
+            fields[name] = (
+                value if isinstance(value, (int, float, bool)) else without_secrets(str(value))[:_LONGEST_LINE]
+            )
     if record.exc_info and record.exc_info[1] is not None:
         fields["trace"] = without_secrets(logging.Formatter().formatException(record.exc_info))[:_LONGEST_LINE]
     return fields

@@ -70,7 +70,9 @@ def prometheus_text(
         ),
     )
     simple("fcd_request_retries_total", "counter", "Requests tried on another worker.", metrics.retries)
-    simple("fcd_client_disconnects_total", "counter", "Clients that left before their answer ended.", metrics.disconnects)
+    simple(
+        "fcd_client_disconnects_total", "counter", "Clients that left before their answer ended.", metrics.disconnects
+    )
     name = "fcd_first_byte_seconds"
     family(name, "histogram", "Time from request to the worker's first byte.", metrics.first_byte.lines(name))
     for name, text, field in _WORKER_GAUGES:
@@ -105,5 +107,3 @@ def _labels(**labels: str) -> str:
 
 def _escape(value: str) -> str:
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-

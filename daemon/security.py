@@ -246,7 +246,9 @@ _MISSING: dict[Need, str] = {
 
 def _refused(scope: str, need: Need) -> ApiError:
     if not scope:
-        return ApiError(401, f"This key or token is not known, or no longer good. {_MISSING[need]}", code="invalid_api_key")
+        return ApiError(
+            401, f"This key or token is not known, or no longer good. {_MISSING[need]}", code="invalid_api_key"
+        )
     return ApiError(403, f"This key or token may not do that. {_MISSING[need]}", code="forbidden")
 
 

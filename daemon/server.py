@@ -15,7 +15,7 @@ from sanic.config import Config
 from sanic.exceptions import MethodNotAllowed, PayloadTooLarge, RequestCancelled, SanicException
 from sanic.handlers import ErrorHandler
 from sanic.request import Request
-from sanic.response import HTTPResponse
+from sanic.response import BaseHTTPResponse, HTTPResponse
 from sanic.server.protocols.http_protocol import HttpProtocol
 
 from daemon.context import DaemonContext
@@ -30,6 +30,9 @@ _HEADER_TIMEOUT_S = 60
 _KEEP_ALIVE_S = 120
 _NEVER_S = 10**9
 """Sanic's own limit on an answer is put out of the way: the gateway has limits on the first byte and on gaps."""
+
+_HEADER_ROOM = 1 << 20
+"""Sanic takes the limit on bodies for one on headers too; a small one must not make headers impossible."""
 
 _LINGER_S = 2.0
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:-]{1,128}$")
@@ -71,12 +74,12 @@ class DaemonProtocol(HttpProtocol):
         """What is written to this connection past Sanic: an object with `pause()` and `resume()`."""
 
     def pause_writing(self) -> None:
-        super().pause_writing()
+        super().pause_writing()  # type: ignore[no-untyped-call]
         if self.flow is not None:
             self.flow.pause()
 
     def resume_writing(self) -> None:
-        super().resume_writing()
+        super().resume_writing()  # type: ignore[no-untyped-call]
         if self.flow is not None:
             self.flow.resume()
 
@@ -141,13 +144,13 @@ def request_id_of(request: AnyRequest) -> str:
 
 
 def _config(context: DaemonContext) -> Config:
-    config = Config(load_env=False)
+    config = Config(env_prefix="")
     config.update(
         {
             "ACCESS_LOG": False,
             "MOTD": False,
             "AUTO_EXTEND": False,
-            "REQUEST_MAX_SIZE": context.settings.daemon.max_body_bytes,
+            "REQUEST_MAX_SIZE": max(context.settings.daemon.max_body_bytes, _HEADER_ROOM),
             "REQUEST_TIMEOUT": _HEADER_TIMEOUT_S,
             "KEEP_ALIVE_TIMEOUT": _KEEP_ALIVE_S,
             "RESPONSE_TIMEOUT": _NEVER_S,
@@ -206,9 +209,11 @@ async def _receive_body(request: AnyRequest, limit: int) -> None:
     length = request.headers.getone("content-length", "0").strip()
     if length.isdigit() and int(length[:20]) > limit:
         raise too_large
+    if request.stream is not None:
+        request.stream.request_max_size = limit
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
-            await request.receive_body()
+            await request.receive_body()  # type: ignore[no-untyped-call]
     except PayloadTooLarge:
         raise too_large from None
     except TimeoutError:
@@ -222,11 +227,10 @@ async def _finish(request: AnyRequest, response: HTTPResponse) -> None:
 
 async def _linger(request: AnyRequest) -> None:
     """Throw away what a refused client still sends, for a moment, so that it reads the answer and not a reset."""
-    stream = request.stream
+    stream: Any = request.stream
     if stream is None:
         return
-    stream.keep_alive = False  # type: ignore[attr-defined]
-    stream.request_body = None
+    stream.keep_alive, stream.request_body = False, None
     protocol = stream.protocol
     try:
         async with asyncio.timeout(_LINGER_S):
@@ -237,7 +241,7 @@ async def _linger(request: AnyRequest) -> None:
         pass
 
 
-async def _add_headers(request: AnyRequest, response: HTTPResponse) -> None:
+async def _add_headers(request: AnyRequest, response: BaseHTTPResponse) -> None:
     response.headers.setdefault("X-Request-Id", _known_id(request))
     response.headers.update(getattr(request.ctx, "cors", {}))
 

@@ -1,0 +1,20 @@
+"""Builds the daemon's Sanic app from its parts; nothing else."""
+
+from __future__ import annotations
+
+from daemon.context import DaemonContext
+from daemon.gateway.routes import gateway_routes
+from daemon.routes.access import access_routes
+from daemon.routes.status import status_routes
+from daemon.server import DaemonApp, new_app
+
+
+def build_app(context: DaemonContext) -> DaemonApp:
+    """Every route that the daemon answers."""
+    app = new_app(context)
+    app.blueprint(status_routes(context))
+    app.blueprint(access_routes(context))
+    app.blueprint(gateway_routes(context))
+    for blueprint in context.controller.blueprints(context):
+        app.blueprint(blueprint)
+    return app

@@ -1,0 +1,76 @@
+"""The OpenAI routes, and vLLM's tokenizer routes: each reads what routing needs and relays the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import quote, unquote
+
+from sanic import Blueprint
+from sanic.request import Request
+from sanic.response import HTTPResponse
+
+from daemon.context import DaemonContext
+from daemon.gateway.models import find_model, model_list, only_ready_model
+from daemon.gateway.relay import Order, Relay
+from daemon.gateway.routing import RoutedCall, check_model_name, read_call
+from daemon.gateway.upstream import UpstreamPool
+from daemon.http import json_response
+
+RELAYED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+TOKENIZER = ("/tokenize", "/detokenize")
+
+_BIG_BODY = 256 * 1024
+"""Bodies from this size on are read in a thread, so that they hold up nobody else."""
+
+AnyRequest = Request[Any, Any]
+
+
+def gateway_routes(context: DaemonContext) -> Blueprint:
+    routes = Blueprint("gateway")
+    pool = UpstreamPool()
+
+    async def relay(request: AnyRequest) -> HTTPResponse | None:
+        call = await _read(request, needs_model=True)
+        return await _relay(request, call)
+
+    async def tokenize(request: AnyRequest) -> HTTPResponse | None:
+        call = await _read(request, needs_model=False)
+        return await _relay(request, RoutedCall(call.model or only_ready_model(context)))
+
+    async def _relay(request: AnyRequest, call: RoutedCall) -> HTTPResponse | None:
+        order = Order(call.model, "POST", request.path, request.body, call.stream)
+        return await Relay(context, pool, request, order).run()
+
+    for path in RELAYED:
+        routes.add_route(relay, path, methods=["POST"], name=_route_name(path))
+    for path in TOKENIZER:
+        routes.add_route(tokenize, path, methods=["POST"], name=_route_name(path))
+
+    @routes.get("/tokenizer_info")
+    async def tokenizer_info(request: AnyRequest) -> HTTPResponse | None:
+        named = request.args.get("model")
+        model = check_model_name(named) if named is not None else only_ready_model(context)
+        order = Order(model, "GET", f"/tokenizer_info?model={quote(model, safe='')}")
+        return await Relay(context, pool, request, order).run()
+
+    @routes.get("/v1/models")
+    async def list_models(request: AnyRequest) -> HTTPResponse:
+        return json_response(model_list(context))
+
+    @routes.get("/v1/models/<name:path>")
+    async def show_model(request: AnyRequest, name: str) -> HTTPResponse:
+        return json_response(find_model(context, unquote(name)))
+
+    return routes
+
+
+async def _read(request: AnyRequest, *, needs_model: bool) -> RoutedCall:
+    body = request.body
+    if len(body) < _BIG_BODY:
+        return read_call(body, needs_model=needs_model)
+    return await asyncio.to_thread(read_call, body, needs_model=needs_model)
+
+
+def _route_name(path: str) -> str:
+    return path.strip("/").replace("/", "_")

@@ -1,0 +1,96 @@
+"""What the gateway reads of a request's body: only what it needs to route it. The worker checks the rest."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+import msgspec
+
+from fcd.errors import ApiError, invalid
+
+LONGEST_MODEL_NAME = 512
+
+
+class RoutedCall(msgspec.Struct, frozen=True):
+    model: str
+    """Empty where the body names none, which only the tokenizer routes allow."""
+    stream: bool = False
+
+
+class _Body(msgspec.Struct):
+    model: Any = None
+    stream: Any = None
+
+
+_decoder = msgspec.json.Decoder(_Body)
+
+
+def read_call(body: bytes, *, needs_model: bool = True) -> RoutedCall:
+    """Model and stream flag of an OpenAI request.
+
+    Raises:
+        ApiError: 400; the body is not a JSON object with unique keys, or one of the two cannot be used.
+    """
+    try:
+        text = body.decode("utf-8")
+        fields = _decoder.decode(body)
+        _refuse_duplicates(text)
+    except UnicodeDecodeError as error:
+        raise _not_json(f"it is not UTF-8 at byte {error.start}") from None
+    except msgspec.ValidationError:
+        raise ApiError(400, "The request body must be a JSON object.", code="invalid_json") from None
+    except RecursionError:
+        raise _not_json("it is nested too deeply") from None
+    except (msgspec.DecodeError, ValueError) as error:
+        raise _not_json(str(error)) from None
+    return RoutedCall(_model(fields.model, needs_model), _stream(fields.stream))
+
+
+def check_model_name(name: str) -> str:
+    """Raises ApiError: 400, for what cannot be the name of a model."""
+    if not name or len(name) > LONGEST_MODEL_NAME or not name.isprintable():
+        raise invalid("model", f"'model' must be a name of 1 to {LONGEST_MODEL_NAME} printable characters.")
+    return name
+
+
+def _model(value: Any, needed: bool) -> str:
+    if value is None and not needed:
+        return ""
+    if value is None:
+        raise invalid("model", "'model' is missing: name the model to use. `fcd ls` lists them.")
+    if not isinstance(value, str):
+        raise invalid("model", "'model' must be a string.")
+    return check_model_name(value)
+
+
+def _stream(value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise invalid("stream", "'stream' must be true or false.")
+
+
+def _refuse_duplicates(text: str) -> None:
+    """Two readers that choose differently between equal keys would check one request and run another."""
+    outermost: list[tuple[str, Any]] = []
+
+    def remember(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal outermost
+        outermost = pairs
+
+    json.loads(text, object_pairs_hook=remember, parse_constant=_refuse_constant)
+    seen: set[str] = set()
+    for key, _ in outermost:
+        if key in seen:
+            raise ApiError(
+                400, f"The request body has the key '{key[:100]}' twice.", code="invalid_json", param=key[:100]
+            )
+        seen.add(key)
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not JSON")
+
+
+def _not_json(why: str) -> ApiError:
+    return ApiError(400, f"The request body is not valid JSON: {why}.", code="invalid_json")

@@ -1,0 +1,280 @@
+"""Connections to workers: a protocol that hands bytes on as they arrive, and a pool that keeps connections alive."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any, Protocol
+
+import httptools
+import msgspec
+
+from daemon.dispatch import Target
+
+CONNECT_S = 5.0
+_IDLE_S = 30.0
+_MAX_IDLE = 64
+_MAX_HEAD_BYTES = 64 * 1024
+
+
+class UpstreamLost(Exception):
+    """The connection to the worker could not be made, or ended before the answer did."""
+
+
+class Head(msgspec.Struct, frozen=True):
+    status: int
+    headers: list[tuple[str, str]]
+    """Names in lower case."""
+
+    def get(self, name: str) -> str:
+        return next((value for key, value in self.headers if key == name), "")
+
+
+class Consumer(Protocol):
+    """Who takes one answer. Called from the event loop as the bytes come, in this order."""
+
+    def head(self, head: Head) -> None: ...
+
+    def data(self, data: bytes) -> None:
+        """Body bytes, without chunk framing; all that one read brought."""
+        ...
+
+    def end(self) -> None: ...
+
+    def lost(self, why: str) -> None: ...
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One HTTP/1.1 connection to a worker, with one exchange at a time."""
+
+    def __init__(self, pool: UpstreamPool, address: Address) -> None:
+        self.address = address
+        self.used = False
+        """It has carried an answer before, so that the worker may have closed it meanwhile."""
+        self.idle_since = 0.0
+        self._pool = pool
+        self._transport: asyncio.Transport | None = None
+        self._consumer: Consumer | None = None
+        self._parser: Any = None
+        self._headers: list[tuple[str, str]] = []
+        self._head_bytes = 0
+        self._parts: list[bytes] = []
+        self._ended = False
+        self._got_head = False
+        self._until_close = False
+
+    def send(self, consumer: Consumer, request: bytes) -> None:
+        """Write one request; its answer goes to `consumer`."""
+        self._consumer = consumer
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers, self._head_bytes, self._parts = [], 0, []
+        self._ended = self._got_head = self._until_close = False
+        if self._transport is None or self._transport.is_closing():
+            self._consumer = None
+            consumer.lost("the connection is closed")
+            return
+        self._transport.write(request)
+
+    def pause(self) -> None:
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """End it at once, whatever it carries: the worker sees that nobody listens."""
+        self._consumer = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._consumer is None:
+            self._broken("bytes that nobody asked for")
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._broken(f"not HTTP: {error}")
+            return
+        self._hand_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._pool.forget(self)
+        consumer, self._consumer = self._consumer, None
+        if consumer is None:
+            return
+        if self._until_close and exc is None:
+            consumer.end()
+        else:
+            consumer.lost(str(exc) if exc else "it closed the connection")
+
+    def _hand_on(self) -> None:
+        consumer = self._consumer
+        if consumer is None:
+            return
+        if self._parts:
+            parts = self._parts
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            self._parts = []
+            consumer.data(data)
+        if self._ended:
+            self._consumer = None
+            reusable = self._parser.should_keep_alive() and not self._until_close
+            self.used = True
+            if reusable:
+                self.resume()
+                self._pool.give(self)
+            elif self._transport is not None:
+                self._transport.close()
+            consumer.end()
+
+    def _broken(self, why: str) -> None:
+        consumer, self._consumer = self._consumer, None
+        self._pool.forget(self)
+        if self._transport is not None:
+            self._transport.abort()
+        if consumer is not None:
+            consumer.lost(why)
+
+    # httptools' callbacks
+
+    def on_message_begin(self) -> None:
+        if self._ended:
+            raise ValueError("a second answer to one request")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > _MAX_HEAD_BYTES:
+            raise ValueError("the head is too long")
+        self._headers.append((name.decode("latin-1").lower(), value.decode("latin-1")))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if 100 <= status < 200:
+            return
+        self._got_head = True
+        head = Head(status, self._headers)
+        chunked = "chunked" in head.get("transfer-encoding").lower()
+        self._until_close = not chunked and not head.get("content-length") and status not in (204, 304)
+        if self._consumer is not None:
+            self._consumer.head(head)
+
+    def on_body(self, body: bytes) -> None:
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._got_head:
+            self._ended = True
+        else:
+            self._headers, self._head_bytes = [], 0
+
+
+Address = tuple[str, int, str, bool]
+"""Host, port, unix socket, TLS: what connections are kept by."""
+
+
+class UpstreamPool:
+    """Connections to workers that are open and free. Bounded, and empty again when workers go."""
+
+    def __init__(self) -> None:
+        self._idle: dict[Address, list[UpstreamConnection]] = {}
+        self._tls: ssl.SSLContext | None = None
+
+    def take(self, target: Target) -> UpstreamConnection | None:
+        """A connection that is open and was used lately, if there is one."""
+        address = _address(target)
+        now = asyncio.get_running_loop().time()
+        free = self._idle.get(address, [])
+        while free:
+            connection = free.pop()
+            if connection.is_open and now - connection.idle_since < _IDLE_S:
+                return connection
+            connection.close()
+        self._idle.pop(address, None)
+        return None
+
+    async def connect(self, target: Target) -> UpstreamConnection:
+        """A new connection.
+
+        Raises:
+            UpstreamLost: it cannot be made.
+        """
+        loop = asyncio.get_running_loop()
+        address = _address(target)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                if target.socket:
+                    _, connection = await loop.create_unix_connection(
+                        lambda: UpstreamConnection(self, address), target.socket
+                    )
+                else:
+                    _, connection = await loop.create_connection(
+                        lambda: UpstreamConnection(self, address),
+                        target.host,
+                        target.port,
+                        ssl=self._tls_context() if target.tls else None,
+                    )
+        except TimeoutError:
+            raise UpstreamLost(f"no connection within {CONNECT_S:.0f} s") from None
+        except OSError as error:
+            raise UpstreamLost(error.strerror or str(error)) from None
+        return connection
+
+    def give(self, connection: UpstreamConnection) -> None:
+        """Keep a connection whose answer is complete."""
+        connection.idle_since = asyncio.get_running_loop().time()
+        free = self._idle.setdefault(connection.address, [])
+        free.append(connection)
+        if len(free) > _MAX_IDLE:
+            free.pop(0).close()
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        free = self._idle.get(connection.address)
+        if free is not None and connection in free:
+            free.remove(connection)
+            if not free:
+                del self._idle[connection.address]
+
+    def close(self) -> None:
+        for free in list(self._idle.values()):
+            for connection in list(free):
+                connection.close()
+        self._idle.clear()
+
+    def _tls_context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        return self._tls
+
+
+def _address(target: Target) -> Address:
+    return (target.host, target.port, target.socket, target.tls)
+
+
+def request_bytes(target: Target, method: str, path: str, body: bytes, *, request_id: str) -> bytes:
+    """One HTTP/1.1 request. Nothing of the client's headers goes on but its request id."""
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    lines = [
+        f"{method} {target.base_path}{path} HTTP/1.1",
+        f"Host: {host}:{target.port}" if target.port else f"Host: {host}",
+        f"X-Request-Id: {request_id}",
+        "Accept: */*",
+    ]
+    if target.api_key:
+        lines.append(f"Authorization: Bearer {target.api_key}")
+    if method != "GET":
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
