@@ -73,8 +73,9 @@ class ChatSettings(msgspec.Struct, forbid_unknown_fields=True):
     """Defaults of `fcd chat` and the interface."""
 
     model: str = DEFAULT_MODEL
-    temperature: float = 0.7
-    top_p: float = 1.0
+    temperature: float | None = None
+    """Not set leaves it to the model."""
+    top_p: float | None = None
     max_tokens: int = 0
     """0 leaves it to what the context holds."""
     system: str = ""
@@ -186,7 +187,10 @@ def write_setting(config_file: Path, name: str, value: str) -> Any:
         raise ConfigError(f"There is no setting '{name}'.{_nearest(name, setting_names())}")
     _check_keys({key: None}, SECTIONS[section], f"{section}.", config_file)
     parsed = _parse(SECTIONS[section], key, value, name)
-    tree.setdefault(section, {})[key] = msgspec.to_builtins(parsed)
+    if parsed is None:
+        tree.get(section, {}).pop(key, None)
+    else:
+        tree.setdefault(section, {})[key] = msgspec.to_builtins(parsed)
     check_tree(tree, config_file)
     _convert(tree, str(config_file))
     config_file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,100 @@
+"""The flags that say which model and how to load it: the same for `chat`, `run`, `load` and `worker run`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fcd.builtin import is_builtin
+from fcd.cli.command import Parser
+from fcd.errors import UsageError
+
+if TYPE_CHECKING:
+    from fcd.wire.admin import ModelOptions
+
+
+def add_model_name(parser: Parser) -> None:
+    """`-m NAME` and FastChat's `--model-path`."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("-m", "--model", metavar="NAME", help="the model: a name that `fcd ls` lists, or a repo")
+    which.add_argument("--model-path", metavar="PATH_OR_REPO", help="a folder in Hugging Face's layout, or a repo")
+
+
+def add_model_flags(parser: Parser) -> None:
+    """How to load it. Each is left to the model and the machine when it is not given."""
+    group = parser.add_argument_group("loading the model")
+    bits = group.add_mutually_exclusive_group()
+    bits.add_argument(
+        "--load-8bit", dest="quantization", action="store_const", const="8bit", default="", help="weights in 8 bits"
+    )
+    bits.add_argument("--load-4bit", dest="quantization", action="store_const", const="4bit", help="weights in 4 bits")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="", help="where it runs")
+    group.add_argument(
+        "--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="", help="type of the weights"
+    )
+    group.add_argument("--num-gpus", type=positive, default=0, metavar="N", help="spread it over so many GPUs")
+    group.add_argument("--gpus", default="", metavar="0,1", help="use these GPUs only")
+    group.add_argument("--max-gpu-memory", default="", metavar="8GiB", help="use at most this much of each GPU")
+    group.add_argument("--engine", choices=("transformers", "vllm", "command"), default="", help="what runs it")
+    group.add_argument("--revision", default="", metavar="REV", help="a branch, tag or commit of the repo")
+    group.add_argument(
+        "--conv-template", default="", metavar="NAME", help="a named template, for models that bring none"
+    )
+    group.add_argument("--keep-alive", default="", metavar="5m", help="how long it stays loaded unused; -1 is for ever")
+
+
+def model_options(args: argparse.Namespace) -> ModelOptions:
+    """The flags of `add_model_flags` as the daemon takes them.
+
+    Raises:
+        UsageError: `--keep-alive` or `--gpus` cannot be understood.
+    """
+    from fcd.errors import ConfigError
+    from fcd.settings import parse_duration
+    from fcd.wire.admin import ModelOptions
+
+    if args.keep_alive:
+        try:
+            parse_duration(args.keep_alive)
+        except ConfigError as error:
+            raise UsageError(f"--keep-alive: {error.message}") from error
+    if args.gpus and not all(part.strip().isdecimal() for part in args.gpus.split(",")):
+        raise UsageError(f"--gpus {args.gpus}: write the GPUs' numbers with commas between, such as 0,1.")
+    return ModelOptions(
+        engine=args.engine,
+        device=args.device,
+        dtype=args.dtype,
+        quantization=args.quantization,
+        num_gpus=args.num_gpus,
+        gpus=args.gpus,
+        max_gpu_memory=args.max_gpu_memory,
+        revision=args.revision,
+        conv_template=args.conv_template,
+        keep_alive=args.keep_alive,
+    )
+
+
+def for_daemon(name: str) -> str:
+    """A folder's name as an absolute path, since the daemon has another current folder; any other name as it is."""
+    plain, at, suffix = name.rpartition("@")
+    if at and suffix in ("8bit", "4bit") and not Path(name).expanduser().exists():
+        return f"{for_daemon(plain)}@{suffix}"
+    if is_builtin(name):
+        return name
+    is_path = name.startswith(("/", "./", "../", "~")) or name in (".", "..")
+    folder = Path(name).expanduser()
+    if is_path or (folder / "config.json").is_file():
+        return str(folder.absolute())
+    return name
+
+
+def positive(text: str) -> int:
+    """An argparse type: a whole number above 0."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return value
