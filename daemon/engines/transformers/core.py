@@ -89,11 +89,10 @@ class EngineCore:
     def idle(self) -> bool:
         return self.scheduler.idle()
 
+    @torch.inference_mode()
     def step(self) -> list[Event]:
         """One step; gives what happened in it, in order."""
         plan = self.scheduler.plan()
-        for sequence in plan.exhausted:
-            self._end(sequence, "length")
         if plan.decode or plan.prefill:
             self._compute(plan)
         events, self._events = self._events, []
@@ -126,6 +125,7 @@ class EngineCore:
         self._runner.admit([work.sequence for work in (*plan.decode, *plan.prefill) if work.start == 0])
         logits, owners = self._runner.forward(plan)
         logits, sequences = self._take_prompt_logprobs(logits, owners)
+        logits, sequences = self._end_silent(logits, sequences)
         if not sequences:
             return
         tokens = self._sample(logits, sequences)
@@ -184,6 +184,16 @@ class EngineCore:
                 keep.append(at - 1)
                 sequences.append(work.sequence)
         return logits[keep], sequences
+
+    def _end_silent(self, logits: torch.Tensor, sequences: list[Sequence]) -> tuple[torch.Tensor, list[Sequence]]:
+        """End the sequences that asked for no token at all: only their prompt's log-probabilities were wanted."""
+        if all(len(s.ids) < s.max_length for s in sequences):
+            return logits, sequences
+        going = [i for i, s in enumerate(sequences) if len(s.ids) < s.max_length]
+        for sequence in sequences:
+            if len(sequence.ids) >= sequence.max_length:
+                self._end(sequence, "length")
+        return logits[going], [sequences[i] for i in going]
 
     def _note_prompt(self, work: Work, logits: torch.Tensor) -> None:
         sequence = work.sequence

@@ -106,7 +106,7 @@ class TransformersEngine:
     def _state_of(self, request: GenerationRequest) -> RequestState:
         params = request.params
         prompt = [int(i) for i in request.prompt_ids]
-        self._check_ids(prompt, "prompt")
+        self._check_ids(prompt, "prompt", answer=params.max_tokens > 0)
         encoder = None
         limit = min(self.info.context_length, self._max_total)
         start = prompt
@@ -130,7 +130,7 @@ class TransformersEngine:
                     index=index,
                     ids=list(start),
                     prompt_length=len(start),
-                    max_length=min(len(start) + max(1, params.max_tokens), limit),
+                    max_length=min(len(start) + params.max_tokens, limit),
                     seed=choice_seed(seed, index),
                     detokenizer=self._detokenizers.make(skip_special_tokens=params.skip_special_tokens),
                     stops=StopStrings(params.stop, params.include_stop),
@@ -141,11 +141,12 @@ class TransformersEngine:
             )
         return state
 
-    def _check_ids(self, ids: Seq[int], param: str) -> None:
+    def _check_ids(self, ids: Seq[int], param: str, *, answer: bool = False) -> None:
+        """Refuse what cannot be computed; with `answer`, one more token must fit behind the prompt."""
         if not ids:
             raise ApiError(400, f"'{param}' has no tokens.", param=param)
         limit = min(self.info.context_length, self._max_total)
-        room = limit if self._decoder_start is not None or param == "input" else limit - 1
+        room = limit - 1 if answer and self._decoder_start is None else limit
         if len(ids) > room:
             why = (
                 f"This model's context length is {self.info.context_length} tokens"

@@ -28,8 +28,6 @@ class Plan:
     decode: list[Work] = field(default_factory=list)
     """One token each, ordered by (size class, slot)."""
     prefill: list[Work] = field(default_factory=list)
-    exhausted: list[Sequence] = field(default_factory=list)
-    """Running alone and still without room to grow: these end here."""
 
 
 class Scheduler:
@@ -85,7 +83,7 @@ class Scheduler:
     def plan(self) -> Plan:
         """Admit, make room, and choose the tokens of the next step."""
         plan = Plan()
-        self._make_room(plan)
+        self._make_room()
         self._admit()
         self.pool.compact()
         budget = self.chunk
@@ -101,21 +99,14 @@ class Scheduler:
         plan.decode.sort(key=_place)
         return plan
 
-    def _make_room(self, plan: Plan) -> None:
+    def _make_room(self) -> None:
         """Every running row gets room for its next token; the youngest give theirs up when memory is short."""
         for sequence in list(self.running):
             if sequence.row is None:
                 continue
-            while not self.pool.ensure(sequence.row, len(sequence.ids)):
-                victim = self.running[-1]
-                if victim is sequence and len(self.running) == 1:
-                    plan.exhausted.append(sequence)
-                    break
-                self._preempt(victim)
-                if victim is sequence:
-                    break
-        for sequence in plan.exhausted:
-            self.running.remove(sequence)
+            # One that is alone and still lacks room gives up its own row, and begins again in a larger one.
+            while sequence.row is not None and not self.pool.ensure(sequence.row, len(sequence.ids)):
+                self._preempt(self.running[-1])
 
     def _preempt(self, sequence: Sequence) -> None:
         """Back to the head of the queue; its tokens stay, its prefix is computed again (or found) later."""
