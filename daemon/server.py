@@ -14,6 +14,7 @@ from sanic import Sanic
 from sanic.config import Config
 from sanic.exceptions import MethodNotAllowed, PayloadTooLarge, RequestCancelled, SanicException
 from sanic.handlers import ErrorHandler
+from sanic.http import Http
 from sanic.request import Request
 from sanic.response import BaseHTTPResponse, HTTPResponse
 from sanic.server.protocols.http_protocol import HttpProtocol
@@ -89,7 +90,7 @@ class Errors(ErrorHandler):
 
     def default(self, request: AnyRequest, exception: Exception) -> HTTPResponse:
         error = as_api_error(exception, request)
-        if error.status >= 500 and not isinstance(exception, FcdError):
+        if error.status >= 500 and not isinstance(exception, (FcdError, RequestCancelled)):
             where = f"{request.method} {request.path}"
             log.error("%s failed", where, exc_info=exception, extra={"request_id": _known_id(request)})
         response = error_response(error)
@@ -155,6 +156,8 @@ def _config(context: DaemonContext) -> Config:
             "KEEP_ALIVE_TIMEOUT": _KEEP_ALIVE_S,
             "RESPONSE_TIMEOUT": _NEVER_S,
             "FALLBACK_ERROR_FORMAT": "json",
+            # Sanic rewrites its own methods when an app starts, which can be done once in a process.
+            "TOUCHUP": not getattr(Http, "__touched__", False),
         }
     )
     return config

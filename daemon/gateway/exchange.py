@@ -27,6 +27,8 @@ class Exchange:
         self.settled: asyncio.Future[None] = loop.create_future()
         """Done at the end, or when the body has grown past `GATHERED_BYTES`."""
         self.done: asyncio.Future[None] = loop.create_future()
+        self.over = False
+        """Nothing more will come: the answer ended, or its connection did."""
         self._client: ClientStream | None = None
         for future in (self.first, self.settled, self.done):
             future.add_done_callback(_look)
@@ -37,7 +39,7 @@ class Exchange:
         gathered, self.gathered = self.gathered, []
         if gathered:
             client.write(b"".join(gathered))
-        if self.connection is not None and not self.done.done():
+        if self.connection is not None and not self.over:
             client.follow(self.connection.pause, self.connection.resume)
             if self.size > GATHERED_BYTES:
                 self.connection.resume()
@@ -65,10 +67,12 @@ class Exchange:
                 self.connection.pause()
 
     def end(self) -> None:
+        self.over = True
         for future in (self.first, self.settled, self.done):
             _set(future)
 
     def lost(self, why: str) -> None:
+        self.over = True
         for future in (self.first, self.settled, self.done):
             if not future.done():
                 future.set_exception(UpstreamLost(why))

@@ -189,7 +189,7 @@ class Relay:
     async def _whole(self, exchange: Exchange, head: Head) -> HTTPResponse | None:
         try:
             await exchange.settled
-            if exchange.done.done() or self._client.started:
+            if exchange.over or self._client.started:
                 await exchange.done
                 return await self._answer(exchange, head)
             await self._client.start(head.status, _passed_on(head))
@@ -280,7 +280,7 @@ class Relay:
     def _end_exchange(self) -> None:
         """Let the connection go: back to the pool it went by itself if the answer is complete, else it is closed."""
         exchange, self._exchange = self._exchange, None
-        if exchange is not None and not exchange.done.done() and exchange.connection is not None:
+        if exchange is not None and not exchange.over and exchange.connection is not None:
             exchange.connection.close()
 
     def _client_left(self) -> bool:

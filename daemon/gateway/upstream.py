@@ -49,17 +49,16 @@ class UpstreamConnection(asyncio.Protocol):
 
     def __init__(self, pool: UpstreamPool, address: Address) -> None:
         self.address = address
-        self.used = False
-        """It has carried an answer before, so that the worker may have closed it meanwhile."""
         self.idle_since = 0.0
         self._pool = pool
-        self._transport: asyncio.Transport | None = None
+        self._transport: Any = None
         self._consumer: Consumer | None = None
         self._parser: Any = None
         self._headers: list[tuple[str, str]] = []
         self._head_bytes = 0
         self._parts: list[bytes] = []
         self._ended = False
+        self._reusable = False
         self._got_head = False
         self._until_close = False
 
@@ -96,7 +95,6 @@ class UpstreamConnection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -132,9 +130,7 @@ class UpstreamConnection(asyncio.Protocol):
             consumer.data(data)
         if self._ended:
             self._consumer = None
-            reusable = self._parser.should_keep_alive() and not self._until_close
-            self.used = True
-            if reusable:
+            if self._reusable:
                 self.resume()
                 self._pool.give(self)
             elif self._transport is not None:
@@ -178,6 +174,7 @@ class UpstreamConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._got_head:
             self._ended = True
+            self._reusable = self._parser.should_keep_alive() and not self._until_close
         else:
             self._headers, self._head_bytes = [], 0
 
