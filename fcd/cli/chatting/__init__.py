@@ -1,0 +1,1 @@
+"""`fcd chat`: asking, answering, and the conversation around it."""
