@@ -1,0 +1,176 @@
+"""A daemon that tests direct: it answers what it is told, when it is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from textual.pilot import Pilot
+
+from fcd.errors import FcdError, NotRunning
+from fcd.settings import Settings
+from fcd.wire.admin import DaemonEvent, LoadEvent, LoadRequest, ModelInfo, Progress, WorkerInfo
+from tui.app import FcdApp
+from tui.chats import Chat
+from tui.link import DaemonClient
+
+GUIDE = WorkerInfo(
+    name="guide-0", models=["guide"], state="ready", device="cpu", engine="transformers", context_length=2048,
+    memory_bytes=30_000_000, pid=4242,
+)  # fmt: skip
+
+
+class FakeDaemon:
+    """What the fake clients talk to. `say` gives the running answer its next piece."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.known = [GUIDE]
+        self.catalog = [
+            ModelInfo("guide", "builtin", "ready", size_bytes=18_000_000, context_length=2048, default=True),
+            ModelInfo("guide-mini", "builtin", size_bytes=5_000_000, context_length=2048),
+            ModelInfo("Qwen/Qwen3-0.6B", "cache", size_bytes=1_500_000_000, context_length=40960),
+        ]
+        self.requests: list[dict[str, Any]] = []
+        self.calls: list[tuple[str, str]] = []
+        self.logs: dict[str, list[str]] = {"": ["2026-01-02T10:41:02Z INFO daemon ready"]}
+        self.load_script: list[LoadEvent] = []
+        self.gate: asyncio.Event | None = None
+        self._answer: asyncio.Queue[object] = asyncio.Queue()
+        self._events: asyncio.Queue[object] = asyncio.Queue()
+        self.open_answers = 0
+
+    def say(self, text: str = "", **delta: str) -> None:
+        if text:
+            delta["content"] = text
+        self._answer.put_nowait({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]})
+
+    def end(self, tokens: int = 0, prompt_tokens: int = 100, reason: str = "stop") -> None:
+        self._answer.put_nowait({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+        if tokens:
+            usage = {"prompt_tokens": prompt_tokens, "completion_tokens": tokens}
+            self._answer.put_nowait({"choices": [], "usage": usage})
+        self._answer.put_nowait(None)
+
+    def fail(self, error: FcdError) -> None:
+        self._answer.put_nowait(error)
+
+    def go(self) -> None:
+        """The daemon dies."""
+        self.up = False
+        self._events.put_nowait(NotRunning("The daemon does not answer."))
+        if self.open_answers:
+            self.fail(NotRunning("The daemon does not answer at http://127.0.0.1:8000."))
+
+    def tell(self, event: DaemonEvent) -> None:
+        self._events.put_nowait(event)
+
+    async def client(self, address: object = None) -> DaemonClient:
+        return FakeClient(self)
+
+
+class FakeClient:
+    def __init__(self, daemon: FakeDaemon) -> None:
+        self._daemon = daemon
+
+    def _check(self) -> None:
+        if not self._daemon.up:
+            raise NotRunning("The daemon does not answer at http://127.0.0.1:8000.")
+
+    async def is_alive(self) -> bool:
+        return self._daemon.up
+
+    async def close(self) -> None:
+        pass
+
+    async def workers(self) -> list[WorkerInfo]:
+        self._check()
+        return list(self._daemon.known)
+
+    async def models(self) -> list[ModelInfo]:
+        self._check()
+        return list(self._daemon.catalog)
+
+    async def stop_worker(self, name: str) -> None:
+        self._daemon.calls.append(("stop", name))
+
+    async def restart_worker(self, name: str) -> None:
+        self._daemon.calls.append(("restart", name))
+
+    async def unload(self, model: str) -> None:
+        self._daemon.calls.append(("unload", model))
+
+    async def worker_log(self, name: str, lines: int = 200) -> list[str]:
+        self._check()
+        return self._daemon.logs.get(name, [])[-lines:]
+
+    async def daemon_log(self, lines: int = 200) -> list[str]:
+        self._check()
+        return self._daemon.logs[""][-lines:]
+
+    async def load(self, request: LoadRequest) -> AsyncIterator[LoadEvent]:
+        self._check()
+        self._daemon.calls.append(("load", request.model))
+        for event in self._daemon.load_script or [LoadEvent("ready", request.model)]:
+            yield event
+            if self._daemon.gate is not None and event.type == "progress":
+                await self._daemon.gate.wait()
+
+    async def watch(self) -> AsyncIterator[DaemonEvent]:
+        self._check()
+        while True:
+            event = await self._daemon._events.get()
+            if isinstance(event, FcdError):
+                raise event
+            assert isinstance(event, DaemonEvent)
+            yield event
+
+    async def chat(self, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        self._check()
+        self._daemon.requests.append(dict(body))
+        self._daemon.open_answers += 1
+        self._daemon._answer = asyncio.Queue() if self._daemon.open_answers > 1 else self._daemon._answer
+        try:
+            while True:
+                chunk = await self._daemon._answer.get()
+                if chunk is None:
+                    return
+                if isinstance(chunk, FcdError):
+                    raise chunk
+                assert isinstance(chunk, dict)
+                yield chunk
+        finally:
+            self._daemon.open_answers -= 1
+
+
+class MemoryChats:
+    def __init__(self) -> None:
+        self.saved: dict[str, Chat] = {}
+
+    def save(self, chat: Chat) -> None:
+        self.saved[chat.id] = chat
+
+    def list(self) -> list[Chat]:
+        return list(self.saved.values())
+
+    def load(self, chat_id: str) -> Chat | None:
+        return self.saved.get(chat_id)
+
+
+def make_app(daemon: FakeDaemon, *, settings: Settings | None = None, **options: Any) -> FcdApp:
+    """The real app on a fake daemon."""
+    app = FcdApp(settings or Settings(), options.pop("chats", None) or MemoryChats(), client_factory=daemon.client, **options)
+    app.animation_level = "none"
+    return app
+
+
+async def wait_until(pilot: Pilot[None], condition: Callable[[], object], within: float = 5.0) -> None:
+    """Let the app work until something is so; fails when it is not in time."""
+    deadline = asyncio.get_running_loop().time() + within
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, "not in time"
+        await pilot.pause(0.01)
+
+
+PROGRESS = LoadEvent("progress", "guide", progress=Progress("loading weights", 2, 3, "shards"))

@@ -1,0 +1,183 @@
+"""The one table of what a person can do: it feeds the key bindings, the key bar, F1, the palette and the /commands.
+
+`settings.tui.keys` maps an action's id to another key.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from textual.binding import Binding, BindingType
+
+from tui.glyphs import Glyphs
+
+Where = Literal["everywhere", "prompt", "chat", "messages", "workers", "logs"]
+
+HEADINGS: Mapping[Where, str] = {
+    "everywhere": "Everywhere",
+    "prompt": "Prompt",
+    "chat": "Chat",
+    "messages": "Messages (tab to reach them)",
+    "workers": "Workers",
+    "logs": "Logs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """`id` is also the name of the method: `action_<id>`."""
+
+    id: str
+    where: Where
+    keys: str
+    label: str
+    help: str
+    command: str = ""
+    """The word after the slash that does the same."""
+    argument: str = ""
+    """What may follow that word."""
+    footer: bool = False
+    destructive: bool = False
+    """Left out by --readonly."""
+
+
+ACTIONS: tuple[Action, ...] = (
+    Action("help", "everywhere", "f1", "keys", "Show all keys", "help", footer=True),
+    Action("go_chat", "everywhere", "f2", "chat", "Chat with a model", "chat"),
+    Action("go_workers", "everywhere", "f5", "workers", "Watch the workers", "workers"),
+    Action("go_logs", "everywhere", "f6", "logs", "Read the logs", "logs"),
+    Action("palette", "everywhere", "ctrl+p", "palette", "Find any action by name", footer=True),
+    Action("start_daemon", "everywhere", "f8", "start daemon", "Start the daemon, or try it again now", "daemon"),
+    Action("theme", "everywhere", "f9", "theme", "Next theme", "theme", "[NAME]"),
+    Action("leave", "everywhere", "ctrl+q", "quit", "Leave; the daemon stays up", "quit"),
+    Action("send", "prompt", "enter", "send", "Send the prompt", footer=True),
+    Action("newline", "prompt", "ctrl+j,shift+enter", "newline", "New line (or end the line with a backslash)",
+           footer=True),
+    Action("back", "prompt", "up", "edit last", "On the first line: earlier prompts; when empty: edit the last one"),
+    Action("forth", "prompt", "down", "later", "On the last line: later prompts"),
+    Action("complete", "prompt", "tab", "complete", "Complete a /command; else go to the messages"),
+    Action("scroll_up", "prompt", "pageup", "page up", "Scroll the conversation up"),
+    Action("scroll_down", "prompt", "pagedown", "page down", "Scroll the conversation down"),
+    Action("stop", "chat", "escape", "stop", "Stop the answer and keep what was written", "stop"),
+    Action("retry", "chat", "ctrl+r", "retry", "Answer the last question again; earlier answers are kept", "retry",
+           footer=True),
+    Action("pick_model", "chat", "ctrl+l", "model", "Choose a model", "model", "[NAME]", footer=True),
+    Action("panel", "chat", "ctrl+t", "settings", "System prompt and parameters", "set", "[NAME VALUE]", footer=True),
+    Action("system", "chat", "", "system prompt", "Set the system prompt", "system", "TEXT"),
+    Action("new", "chat", "ctrl+n", "new chat", "Begin a new conversation", "new", footer=True),
+    Action("pick_chat", "chat", "ctrl+s", "chats", "Open an earlier conversation", "open", footer=True),
+    Action("save", "chat", "", "save", "Write the conversation to a Markdown file", "save", "FILE"),
+    Action("editor", "chat", "ctrl+g", "editor", "Write the prompt in $EDITOR", "editor"),
+    Action("follow", "chat", "ctrl+end", "follow", "Go to the end and follow the answer", "end"),
+    Action("copy_answer", "chat", "f7", "copy answer", "Copy the last answer", "copy"),
+    Action("older", "messages", "k,up", "up", "The message above"),
+    Action("newer", "messages", "j,down", "down", "The message below"),
+    Action("first", "messages", "g,home", "first", "The first message"),
+    Action("last", "messages", "G,shift+g,end", "last", "The last message, and follow"),
+    Action("copy_message", "messages", "y", "copy", "Copy the message", footer=True),
+    Action("copy_code", "messages", "c", "copy code", "Copy its next code block", footer=True),
+    Action("previous_variant", "messages", "[,left_square_bracket,left", "previous answer", "The answer before",
+           footer=True),
+    Action("next_variant", "messages", "],right_square_bracket,right", "next answer", "The answer after", footer=True),
+    Action("fold", "messages", "space", "thoughts", "Open or fold the thoughts", footer=True),
+    Action("edit", "messages", "e", "edit", "Edit the last question", footer=True),
+    Action("to_prompt", "messages", "enter,i,escape,tab", "prompt", "Back to the prompt", footer=True),
+    Action("load_worker", "workers", "l", "load", "Load a model", footer=True, destructive=True),
+    Action("unload_worker", "workers", "u", "unload", "Unload the worker's model", footer=True, destructive=True),
+    Action("stop_worker", "workers", "x", "stop", "Stop the worker", footer=True, destructive=True),
+    Action("restart_worker", "workers", "r", "restart", "Restart the worker", footer=True, destructive=True),
+    Action("worker_log", "workers", "L,shift+l,enter", "log", "Read the worker's log", footer=True),
+    Action("filter_workers", "workers", "slash", "filter", "Show only workers that match", footer=True),
+    Action("sort_workers", "workers", "s", "sort", "Sort by the next column", footer=True),
+    Action("filter_logs", "logs", "slash", "find", "Find words", footer=True),
+    Action("next_match", "logs", "n", "next", "Next match", footer=True),
+    Action("next_error", "logs", "e", "next error", "Next error", footer=True),
+    Action("level", "logs", "f", "level", "Show from the next level up", footer=True),
+    Action("next_source", "logs", "w", "source", "Next log: the daemon's, then each worker's", footer=True),
+    Action("pause", "logs", "p", "follow", "Follow the end, or stay", footer=True),
+    Action("copy_log", "logs", "y", "copy", "Copy what is shown"),
+)  # fmt: skip
+
+BY_ID: Mapping[str, Action] = {action.id: action for action in ACTIONS}
+_SCREENS = {"chat", "messages", "workers", "logs"}
+
+
+def bindings(where: Where) -> list[BindingType]:
+    """Textual bindings of one place; each keeps its action's id, so that settings can move it."""
+    found: list[BindingType] = []
+    for action in ACTIONS:
+        if action.where != where or not action.keys:
+            continue
+        namespace = "app." if where == "everywhere" else "screen." if where in _SCREENS else ""
+        found.append(
+            Binding(
+                action.keys,
+                f"{namespace}{action.id}",
+                action.label,
+                show=False,
+                id=action.id,
+                priority=where in ("everywhere", "prompt"),
+            )
+        )
+    return found
+
+
+def keymap(wanted: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The usable part of `settings.tui.keys`, and a sentence for each name that is no action or has no key."""
+    usable: dict[str, str] = {}
+    problems: list[str] = []
+    for name, key in wanted.items():
+        if name in BY_ID and key:
+            usable[name] = key
+            continue
+        near = difflib.get_close_matches(name, BY_ID, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        problems.append(f"tui.keys: there is no action '{name}'.{hint}" if key else f"tui.keys.{name}: no key given.")
+    return usable, problems
+
+
+def key_of(action: Action, moved: Mapping[str, str]) -> str:
+    """The first key of an action, as Textual spells it; empty when it has none."""
+    return (moved.get(action.id) or action.keys).split(",")[0]
+
+
+_NAMES = {
+    "escape": "esc",
+    "pageup": "PgUp",
+    "pagedown": "PgDn",
+    "slash": "/",
+    "left_square_bracket": "[",
+    "right_square_bracket": "]",
+    "home": "Home",
+    "end": "End",
+}
+
+
+def show_key(key: str, glyphs: Glyphs) -> str:
+    """A key as people write it: `^r`, `F1`, `esc`."""
+    if key.startswith("ctrl+"):
+        rest = key.removeprefix("ctrl+")
+        return f"^{_NAMES.get(rest, rest)}"
+    if key in ("enter", "up", "down"):
+        return {"enter": glyphs.enter, "up": glyphs.up, "down": "down" if glyphs.ascii else "↓"}[key]
+    if key.startswith("f") and key[1:].isdigit():
+        return key.upper()
+    return _NAMES.get(key, key)
+
+
+def commands() -> Iterable[Action]:
+    """Actions that a /command reaches."""
+    return (action for action in ACTIONS if action.command)
+
+
+def footer(where: Iterable[Where], *, readonly: bool) -> list[Action]:
+    """What the key bar names, in this order, for these places."""
+    return [
+        action
+        for place in where
+        for action in ACTIONS
+        if action.where == place and action.footer and not (readonly and action.destructive)
+    ]

@@ -1,0 +1,226 @@
+"""The interface: its screens, what they share, and how it starts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual.app import App, SystemCommand
+from textual.binding import Binding
+from textual.content import Content
+from textual.screen import Screen
+from textual.signal import Signal
+
+from fcd.paths import Paths, resolve_paths
+from fcd.settings import Settings, load_settings
+from fcd.wire.admin import LoadEvent, LoadRequest, Progress
+from tui import formats
+from tui.actions import ACTIONS, BY_ID, HEADINGS, Where, bindings, key_of, keymap, show_key
+from tui.chats import ChatStore, FileChats
+from tui.glyphs import choose_glyphs
+from tui.link import ClientFactory, Ensure, Link, open_client
+from tui.screens.chat import ChatScreen
+from tui.themes import ALIASES, CYCLE, THEMES
+from tui.widgets.pickers import Help
+
+if TYPE_CHECKING:
+    from fcd.client import Address
+
+
+class FcdApp(App[None]):
+    """Modes are screens; the connection, the conversations and the settings are here."""
+
+    TITLE = "fcd"
+    CSS_PATH = "app.tcss"
+    ENABLE_COMMAND_PALETTE = True
+    COMMAND_PALETTE_BINDING = "ctrl+p"
+    BINDINGS = [*bindings("everywhere"), Binding("ctrl+c", "interrupt", show=False)]
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[None]]]] = {"chat": ChatScreen}
+    DEFAULT_MODE = "chat"
+
+    def __init__(
+        self,
+        settings: Settings,
+        chats: ChatStore,
+        *,
+        ascii_only: bool = False,
+        readonly: bool = False,
+        ensure: Ensure | None = None,
+        client_factory: ClientFactory = open_client,
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.chats = chats
+        self.readonly = readonly
+        self.glyphs = choose_glyphs(ascii_only or settings.tui.ascii)
+        self.moved_keys, self._key_problems = keymap(settings.tui.keys)
+        self.failed_loads: set[str] = set()
+        self.link = Link(client_factory, ensure, self._link_changed)
+        self.link_changed: Signal[None] = Signal(self, "link_changed")
+
+    @property
+    def shaded(self) -> bool:
+        """Whether backgrounds can set things apart here."""
+        return not self.glyphs.ascii and not self.current_theme.ansi
+
+    def on_mount(self) -> None:
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.set_class(self.glyphs.ascii, "-ascii")
+        self.use_theme(self.settings.tui.theme, quiet=True)
+        self.set_keymap(self.moved_keys)
+        for problem in self._key_problems:
+            self.notify(problem, severity="warning", markup=False)
+        self.call_after_refresh(self._connect)
+
+    def _connect(self) -> None:
+        self.run_worker(self.link.run(), name="link", exit_on_error=True)
+
+    def _link_changed(self) -> None:
+        self.link_changed.publish(None)
+
+    def key(self, action_id: str) -> str:
+        """An action's key as people write it; its /command where it has none."""
+        action = BY_ID[action_id]
+        key = key_of(action, self.moved_keys)
+        return show_key(key, self.glyphs) if key else f"/{action.command}"
+
+    def describe(self, progress: Progress) -> str:
+        return formats.progress(progress, self.glyphs)
+
+    def load(self, model: str) -> AsyncIterator[LoadEvent]:
+        """Load a model through the daemon."""
+        return self.link.connected().load(LoadRequest(model))
+
+    def use_theme(self, name: str, *, quiet: bool = False) -> None:
+        wanted = ALIASES.get(name, name)
+        if wanted in self.available_themes:
+            self.theme = wanted
+            return
+        self.theme = "dark"
+        if not quiet or name:
+            self.notify(f"There is no theme '{name}'; {', '.join(CYCLE)} are some.", severity="warning", markup=False)
+
+    def action_theme(self) -> None:
+        at = CYCLE.index(self.theme) if self.theme in CYCLE else -1
+        self.use_theme(CYCLE[(at + 1) % len(CYCLE)])
+
+    def action_help(self) -> None:
+        if not isinstance(self.screen, Help):
+            self.push_screen(Help(self._help))
+
+    def _help(self) -> Content:
+        here = self.current_mode
+        order = sorted(HEADINGS, key=lambda where: (where not in (here, "prompt" if here == "chat" else here)))
+        parts: list[tuple[str, str] | str] = []
+        for where in order:
+            parts.append((f"\n{HEADINGS[where]}\n", "bold $text-primary"))
+            parts += self._help_rows(where)
+        parts.append(("\nKeys can be changed in config.toml, [tui.keys]: the words in brackets are the names.", ""))
+        return Content.assemble(*parts)
+
+    def _help_rows(self, where: Where) -> Iterable[tuple[str, str]]:
+        for action in ACTIONS:
+            if action.where != where or (self.readonly and action.destructive):
+                continue
+            key = key_of(action, self.moved_keys)
+            command = f"/{action.command}" if action.command else ""
+            yield (f"  {show_key(key, self.glyphs) if key else '':<7}", "bold $text-accent")
+            yield (f"{command:<10}", "$text-accent")
+            yield (f"{action.help} ", "")
+            yield (f"({action.id})\n", "$foreground 40%")
+
+    def action_palette(self) -> None:
+        self.action_command_palette()
+
+    def action_start_daemon(self) -> None:
+        self.link.request_start()
+
+    def action_go_chat(self) -> None:
+        self.switch_mode("chat")
+
+    def action_go_workers(self) -> None:
+        self.switch_mode("workers")
+
+    def action_go_logs(self) -> None:
+        self.switch_mode("logs")
+
+    def action_interrupt(self) -> None:
+        """Ctrl+C: stop an answer; otherwise say how to leave."""
+        screen = self.screen
+        if isinstance(screen, ChatScreen) and screen.busy:
+            screen.action_stop()
+        else:
+            self.notify(f"{self.key('leave')} leaves; the daemon stays up.", timeout=3, markup=False)
+
+    async def action_leave(self) -> None:
+        """Leave, keeping the answer that is being written."""
+        for screen in self.screen_stack:
+            if isinstance(screen, ChatScreen):
+                screen.save_chat()
+        self.exit()
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Every action of this place, by name."""
+        here: set[Where] = {"everywhere", cast("Where", self.current_mode)}
+        for action in ACTIONS:
+            if action.where not in here or (self.readonly and action.destructive):
+                continue
+            target = "app" if action.where == "everywhere" else "screen"
+            yield SystemCommand(
+                action.label.capitalize(),
+                f"{action.help} ({self.key(action.id)})",
+                lambda name=f"{target}.{action.id}": self.call_later(self.run_action, name),
+            )
+
+
+def run_tui(
+    *,
+    ascii: bool = False,
+    readonly: bool = False,
+    web: bool = False,
+    port: int | None = None,
+    ensure: Callable[[Callable[[str], None]], object] | None = None,
+) -> int:
+    """Show the interface until the person leaves; the exit code.
+
+    Args:
+        ascii: draw with ASCII characters only.
+        readonly: leave out everything that changes workers.
+        web: serve a browser instead (not in this release).
+        ensure: finds the daemon's address, starting the daemon when it is not up; it says what it is doing through
+            the function it is given.
+    """
+    if web:
+        from fcd.errors import UsageError
+
+        raise UsageError("The browser interface is not there yet.", hint="Use `fcd tui` in a terminal.")
+    paths = resolve_paths()
+    settings = load_settings(paths.config_file)
+    app = FcdApp(
+        settings,
+        FileChats(paths.data / "chats"),
+        ascii_only=ascii,
+        readonly=readonly,
+        ensure=cast("Ensure", ensure) if ensure is not None else starter(paths, settings),
+    )
+    app.run()
+    return app.return_code or 0
+
+
+def starter(paths: Paths, settings: Settings) -> Ensure:
+    """Starts the daemon the way the command line does."""
+
+    async def ensure(say: Callable[[str], None]) -> Address:
+        from fcd.cli.ensure import ensure_daemon
+
+        loop = asyncio.get_running_loop()
+
+        def report(progress: Progress) -> None:
+            words = f"{progress.stage} {progress.detail}".strip()
+            loop.call_soon_threadsafe(say, words)
+
+        return cast("Address", await asyncio.to_thread(ensure_daemon, paths, settings, report))
+
+    return ensure

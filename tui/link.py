@@ -1,0 +1,178 @@
+"""The connection to the daemon: finds it, starts it when that is wanted, notices when it goes, comes back by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from fcd.errors import ApiError, FcdError, NotRunning
+
+if TYPE_CHECKING:
+    from fcd.client import Address
+    from fcd.wire.admin import DaemonEvent, LoadEvent, LoadRequest, ModelInfo, WorkerInfo
+
+LinkState = Literal["connecting", "starting", "up", "gone"]
+Say = Callable[[str], None]
+Ensure = Callable[[Say], Awaitable["Address"]]
+
+BACKOFF_S = (0.3, 0.5, 1.0, 2.0, 4.0)
+POLL_S = 2.0
+
+
+class DaemonClient(Protocol):
+    """The part of `fcd.client.Client` that the interface uses."""
+
+    async def is_alive(self) -> bool: ...
+    async def workers(self) -> list[WorkerInfo]: ...
+    async def models(self) -> list[ModelInfo]: ...
+    async def stop_worker(self, name: str) -> None: ...
+    async def restart_worker(self, name: str) -> None: ...
+    async def unload(self, model: str) -> None: ...
+    async def worker_log(self, name: str, lines: int = 200) -> list[str]: ...
+    async def daemon_log(self, lines: int = 200) -> list[str]: ...
+    async def close(self) -> None: ...
+    def load(self, request: LoadRequest) -> AsyncIterator[LoadEvent]: ...
+    def watch(self) -> AsyncIterator[DaemonEvent]: ...
+    def chat(self, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]: ...
+
+
+ClientFactory = Callable[["Address | None"], Awaitable[DaemonClient]]
+
+
+async def open_client(address: Address | None) -> DaemonClient:
+    """The real client; its HTTP library is imported in a thread, so that the first frame does not wait for it."""
+
+    def build() -> DaemonClient:
+        from fcd.client import Client
+
+        return Client(address)
+
+    return await asyncio.to_thread(build)
+
+
+class Link:
+    """`run` keeps it up to date until it is cancelled; `changed` is called after every change."""
+
+    def __init__(
+        self,
+        factory: ClientFactory,
+        ensure: Ensure | None,
+        changed: Callable[[], None],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.state: LinkState = "connecting"
+        self.detail = ""
+        self.client: DaemonClient | None = None
+        self.workers: dict[str, WorkerInfo] = {}
+        self._factory = factory
+        self._ensure = ensure
+        self._changed = changed
+        self._sleep = sleep
+        self._wake = asyncio.Event()
+        self._start_wanted = ensure is not None
+
+    @property
+    def can_start(self) -> bool:
+        return self._ensure is not None
+
+    def connected(self) -> DaemonClient:
+        """The client.
+
+        Raises:
+            NotRunning: there is no daemon now.
+        """
+        if self.client is None or self.state != "up":
+            raise NotRunning("The daemon is not there.", hint=self.detail)
+        return self.client
+
+    def request_start(self) -> None:
+        """Start the daemon if it is not there, and try again now."""
+        self._start_wanted = self.can_start
+        self._wake.set()
+
+    def worker_for(self, model: str) -> WorkerInfo | None:
+        """The best worker that serves a model: a ready one, else one on its way."""
+        mine = [worker for worker in self.workers.values() if model in worker.models]
+        order = {"ready": 0, "loading": 1, "starting": 2}
+        return min(mine, key=lambda worker: order.get(worker.state, 9), default=None)
+
+    async def run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                client = await self._open()
+                self.client = client
+                failures = 0
+                await self._stay(client)
+            except (FcdError, OSError) as error:
+                self._set("gone", str(error))
+            if self.state == "gone":
+                await self._pause(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+                failures += 1
+
+    async def _open(self) -> DaemonClient:
+        address: Address | None = None
+        if self._start_wanted and self._ensure is not None:
+            self._start_wanted = False
+            self._set("starting", "")
+            address = await self._ensure(lambda text: self._set("starting", text))
+        client = await self._factory(address)
+        if not await client.is_alive():
+            await client.close()
+            raise NotRunning("The daemon does not answer.")
+        return client
+
+    async def _stay(self, client: DaemonClient) -> None:
+        """Follow the daemon until it is gone."""
+        await self.refresh()
+        self._set("up", "")
+        poll = asyncio.create_task(self._poll())
+        try:
+            async for event in client.watch():
+                self._apply(event)
+        except ApiError as error:
+            self.detail = error.message
+            await poll
+        finally:
+            poll.cancel()
+        if await client.is_alive():
+            await self._sleep(BACKOFF_S[0])
+            return
+        raise NotRunning("The daemon went away.")
+
+    async def _poll(self) -> None:
+        """Numbers such as speeds change without an event."""
+        while True:
+            await self._sleep(POLL_S)
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Read the workers now."""
+        if self.client is not None:
+            workers = {worker.name: worker for worker in await self.client.workers()}
+            if workers != self.workers:
+                self.workers = workers
+                self._changed()
+
+    def _apply(self, event: DaemonEvent) -> None:
+        if event.type == "worker" and event.worker is not None:
+            self.workers[event.worker.name] = event.worker
+        elif event.type == "worker_gone":
+            self.workers.pop(event.name, None)
+        self._changed()
+
+    async def _pause(self, limit: float) -> None:
+        self._wake.clear()
+        sleeping = asyncio.ensure_future(self._sleep(limit))
+        waking = asyncio.create_task(self._wake.wait())
+        await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (sleeping, waking):
+            task.cancel()
+
+    def _set(self, state: LinkState, detail: str) -> None:
+        if state != "up" and state != self.state and state == "gone":
+            self.workers = {}
+        if (state, detail) != (self.state, self.detail):
+            self.state, self.detail = state, detail
+            self._changed()

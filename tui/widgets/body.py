@@ -1,0 +1,157 @@
+"""Text that may still be growing, drawn row by row: only the rows on the screen are rendered."""
+
+from __future__ import annotations
+
+from textual.content import Content
+from textual.geometry import Size
+from textual.selection import Selection
+from textual.strip import Strip
+from textual.style import Style
+from textual.visual import Visual
+from textual.widget import Widget
+
+from tui.glyphs import Glyphs
+from tui.markdown.layout import Layout
+from tui.markdown.lines import Line, selected_text
+from tui.markdown.model import Block, Inline
+from tui.markdown.splitter import Splitter
+
+
+class Body(Widget):
+    """One document: Markdown that streams in (`feed`, `finish`), or text as it is (`show_plain`)."""
+
+    DEFAULT_CSS = """
+    Body { height: auto; width: 1fr; }
+    """
+
+    def __init__(self, glyphs: Glyphs, *, shaded: bool = True, classes: str = "") -> None:
+        super().__init__(classes=classes)
+        self._glyphs = glyphs
+        self._shaded = shaded
+        self._splitter = Splitter()
+        self._layout = Layout(1, glyphs)
+        self._lines: list[Line] = []
+        self._strips: list[Strip] = []
+        self._fixed = 0
+        self._writing = False
+
+    @property
+    def text(self) -> str:
+        """The source."""
+        return self._splitter.text
+
+    @property
+    def blocks(self) -> list[Block]:
+        return self._splitter.blocks
+
+    @property
+    def lines(self) -> list[Line]:
+        return self._lines
+
+    def feed(self, text: str) -> None:
+        """More of the document."""
+        self._writing = True
+        self._splitter.feed(text)
+        self._update()
+
+    def finish(self) -> None:
+        """The document is complete."""
+        self._writing = False
+        before = list(self._splitter.closed)
+        self._splitter.finish()
+        if self._splitter.closed[: len(before)] != before:
+            self._layout = Layout(self._layout.width, self._glyphs, shaded=self._shaded)
+            self._strips, self._fixed = [], 0
+        self._update()
+
+    def show(self, text: str) -> None:
+        """Another document, complete."""
+        self._reset()
+        self._splitter.feed(text)
+        self.finish()
+
+    def show_plain(self, text: str) -> None:
+        """Text without markup."""
+        self._reset()
+        self._splitter.feed("")
+        self._splitter.text = text
+        self._splitter.closed = [Block("paragraph", inline=Inline(text))]
+        self._update()
+
+    def _reset(self) -> None:
+        self._splitter = Splitter()
+        self._layout = Layout(self._layout.width, self._glyphs, shaded=self._shaded)
+        self._lines, self._strips, self._fixed = [], [], 0
+
+    def _update(self) -> None:
+        height = len(self._lines)
+        self._lay_out(self._layout.width)
+        if len(self._lines) != height:
+            self.refresh(layout=True)
+        else:
+            self.refresh()
+
+    def _lay_out(self, width: int) -> None:
+        if width != self._layout.width:
+            self._layout = Layout(width, self._glyphs, shaded=self._shaded)
+            self._strips, self._fixed = [], 0
+        if width <= 1:
+            return
+        lines, fixed = self._layout.lines(self._splitter.closed, self._splitter.open)
+        if self._writing and lines:
+            lines[-1] = self._with_cursor(lines[-1], width)
+        self._lines = lines
+        self._strips = self._strips[: self._fixed]
+        self._fixed = fixed
+
+    def _with_cursor(self, line: Line, width: int) -> Line:
+        content = line.content
+        if content.plain.endswith(" ") and content.cell_length >= width:
+            content = content[: len(content.plain.rstrip())]
+        if content.cell_length + 2 > width:
+            return line
+        return line._replace(content=content + Content.styled(f" {self._glyphs.cursor}", "$text-accent"))
+
+    def get_content_width(self, container: Size, viewport: Size) -> int:
+        return container.width
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        if width != self._layout.width:
+            self._lay_out(width)
+        return len(self._lines)
+
+    def render_line(self, y: int) -> Strip:
+        width = self.size.width
+        if width != self._layout.width:
+            self._lay_out(width)
+        if y >= len(self._lines):
+            return Strip.blank(width, self.visual_style.rich_style)
+        selection = self.text_selection
+        if selection is not None and selection.get_span(y) is not None:
+            return self._draw_row(y, width, selection)
+        while len(self._strips) <= y:
+            self._strips.append(self._draw_row(len(self._strips), width, None))
+        return self._strips[y]
+
+    def _draw_row(self, y: int, width: int, selection: Selection | None) -> Strip:
+        content = self._lines[y].content
+        span = selection.get_span(y) if selection is not None else None
+        if span is not None:
+            style = Style.from_styles(self.screen.get_component_styles("screen--selection"))
+            end = len(content.plain) if span[1] == -1 else span[1]
+            content = content.stylize(style, span[0], end)
+        strips = Visual.to_strips(self, content, width, 1, self.visual_style, apply_selection=False, pad=True)
+        return strips[0].apply_offsets(0, y)
+
+    def notify_style_update(self) -> None:
+        self._strips = []
+        super().notify_style_update()
+
+    def selection_updated(self, selection: Selection | None) -> None:
+        self.refresh()
+
+    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
+        start = (selection.start.x, selection.start.y) if selection.start is not None else (0, 0)
+        last = len(self._lines) - 1
+        end = (selection.end.x, selection.end.y) if selection.end is not None else (10**6, last)
+        return selected_text(self._lines, start, end), "\n"

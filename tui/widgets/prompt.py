@@ -1,0 +1,107 @@
+"""Where a person writes: several lines, history, and a few keys that terminals really send."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textual.message import Message
+from textual.widgets import TextArea
+
+from tui.actions import bindings
+
+
+class Prompt(TextArea):
+    """Enter sends; ctrl+j, or a backslash before enter, makes a new line."""
+
+    BINDINGS = bindings("prompt")
+
+    @dataclass
+    class Sent(Message):
+        text: str
+
+    @dataclass
+    class Scroll(Message):
+        pages: int
+
+    class EditLast(Message):
+        """↑ on an empty prompt."""
+
+    class Leave(Message):
+        """To the messages."""
+
+    class Complete(Message):
+        """Tab on a /command."""
+
+    def __init__(self) -> None:
+        super().__init__(id="prompt", soft_wrap=True, show_line_numbers=False, placeholder="Ask anything")
+        self.prompts: list[str] = []
+        self._at = 0
+        self._draft = ""
+        self.highlight_cursor_line = False
+
+    def action_send(self) -> None:
+        if self.text.endswith("\\") and self.cursor_location == self.document.end:
+            self.action_delete_left()
+            self.insert("\n")
+            return
+        text = self.text.strip("\n")
+        if text.strip():
+            self.post_message(self.Sent(text))
+
+    def accept(self, text: str) -> None:
+        """The text was taken: remember it and begin anew."""
+        if not self.prompts or self.prompts[-1] != text:
+            self.prompts.append(text)
+        self.put("")
+        self._at = len(self.prompts)
+
+    def put(self, text: str) -> None:
+        """Replace what stands here, cursor at the end."""
+        self.load_text(text)
+        self.move_cursor(self.document.end)
+
+    def remember(self, prompts: list[str]) -> None:
+        """Another conversation's prompts become the history."""
+        self.prompts = list(prompts)
+        self._at = len(self.prompts)
+
+    def action_newline(self) -> None:
+        start, end = self.selection
+        self.replace("\n", start, end)
+
+    def action_back(self) -> None:
+        if self.navigator.is_first_wrapped_line(self.cursor_location):
+            if not self.text and self._at >= len(self.prompts):
+                self.post_message(self.EditLast())
+                return
+            self._walk(-1)
+        else:
+            self.action_cursor_up()
+
+    def action_forth(self) -> None:
+        if self.navigator.is_last_wrapped_line(self.cursor_location):
+            self._walk(1)
+        else:
+            self.action_cursor_down()
+
+    def at_last_prompt(self) -> None:
+        """The history goes on from its end, as when the last prompt is shown."""
+        self._at = max(0, len(self.prompts) - 1)
+
+    def _walk(self, step: int) -> None:
+        target = self._at + step
+        if not 0 <= target <= len(self.prompts):
+            return
+        if self._at == len(self.prompts):
+            self._draft = self.text
+        self._at = target
+        self.put(self.prompts[target] if target < len(self.prompts) else self._draft)
+
+    def action_complete(self) -> None:
+        self.post_message(self.Complete() if self.text.startswith("/") else self.Leave())
+
+    def action_scroll_up(self) -> None:
+        self.post_message(self.Scroll(-1))
+
+    def action_scroll_down(self) -> None:
+        self.post_message(self.Scroll(1))
