@@ -36,6 +36,8 @@ class FcdExtension(msgspec.Struct, omit_defaults=True):
     capabilities: list[str] = []
     """Of `chat`, `completions`, `embeddings`, `tools`, `vision`."""
     version: str = ""
+    api_key: str = ""
+    """What the controller must show this worker (`Authorization: Bearer`); empty on loopback."""
 
 
 class EngineGauges(msgspec.Struct, omit_defaults=True):

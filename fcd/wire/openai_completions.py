@@ -100,5 +100,3 @@ def _check_choices(request: CompletionRequest) -> None:
         raise invalid("best_of", f"'best_of' ({request.best_of}) must be at least 'n' ({request.choices}).")
     if request.stream and request.best_of > request.choices:
         raise invalid("best_of", "'best_of' cannot be streamed: the best are known at the end only.")
-
-

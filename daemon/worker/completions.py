@@ -1,0 +1,196 @@
+"""POST /v1/completions: one or many prompts as text or token ids, with echo and log-probabilities over both."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from daemon.engines.base import Delta, GenerationRequest, TokenLogprob
+from daemon.worker.generation import (
+    Collected,
+    Tally,
+    allowed_tokens,
+    check_ids,
+    finish_reason,
+    generate_all,
+    sampling_params,
+    truncate,
+)
+from daemon.worker.state import Model, Worker
+from fcd.errors import invalid
+from fcd.wire.openai import CompletionRequest, Prompt
+from fcd.wire.openai_answers import DONE, ChunkWriter, Completion, CompletionChoice, CompletionLogprobs
+
+
+@dataclass
+class CompletionJob:
+    """One request on its way. Choice `i` of prompt `p` has index `p * n + i`."""
+
+    asked: CompletionRequest
+    id: str
+    created: int
+    requests: list[GenerationRequest]
+    echoes: list[str]
+    """What `echo` gives back of each prompt; empty strings without it."""
+    tally: Tally
+
+    def index(self, prompt: int, choice: int) -> int:
+        return prompt * self.asked.choices + choice
+
+
+async def prepare_completion(worker: Worker, asked: CompletionRequest) -> CompletionJob:
+    """Tokenise and check.
+
+    Raises:
+        ApiError: 400 for what the model cannot take, 503 while it is not loaded.
+    """
+    model = worker.ready()
+    check_ids(asked, model.engine.info)
+    if asked.echo and model.engine.info.is_encoder_decoder:
+        raise invalid("echo", "'echo' needs a model whose answer continues the prompt; this is an encoder-decoder.")
+    job_id, prompts = f"cmpl-{uuid.uuid4().hex}", asked.prompts
+    single = len(prompts) == 1
+    requests = [
+        await _request(model, asked, prompt, job_id if single else f"{job_id}-{position}", position, single)
+        for position, prompt in enumerate(prompts)
+    ]
+    echoes = [""] * len(prompts)
+    if asked.echo:
+        echoes = await asyncio.gather(
+            *(_echo(model, asked, prompt, request) for prompt, request in zip(prompts, requests, strict=True))
+        )
+    total = sum(len(request.prompt_ids) for request in requests)
+    return CompletionJob(asked, job_id, int(time.time()), requests, echoes, Tally(total))
+
+
+async def _request(
+    model: Model, asked: CompletionRequest, prompt: Prompt, request_id: str, position: int, single: bool
+) -> GenerationRequest:
+    info = model.engine.info
+    param = "prompt" if single else f"prompt[{position}]"
+    specials = True if asked.add_special_tokens is None else asked.add_special_tokens
+    ids = await model.prompter.text_ids(prompt, specials=specials) if isinstance(prompt, str) else list(prompt)
+    if not ids:
+        raise invalid(param, f"'{param}' has no tokens; this model has none that begins a text.")
+    if max(ids) >= info.vocab_size:
+        raise invalid(param, f"'{param}' holds token {max(ids)}; this model has {info.vocab_size}.")
+    ids = truncate(ids, asked.truncate_prompt_tokens, info, asked.limit)
+    of_prompt = asked.prompt_logprobs
+    if asked.echo and asked.logprobs is not None:
+        of_prompt = max(asked.logprobs, of_prompt or 0)
+    params = sampling_params(
+        asked,
+        max_tokens=allowed_tokens(info, len(ids), asked.limit, param=param, strict=asked.max_tokens is not None),
+        logprobs=asked.logprobs,
+        prompt_logprobs=of_prompt,
+    )
+    return GenerationRequest(request_id, ids, params, n=asked.choices, best_of=asked.samples)
+
+
+async def _echo(model: Model, asked: CompletionRequest, prompt: Prompt, request: GenerationRequest) -> str:
+    whole = asked.truncate_prompt_tokens is None and isinstance(prompt, str)
+    if whole and isinstance(prompt, str):
+        return prompt
+    return await asyncio.to_thread(model.prompter.decode, request.prompt_ids)
+
+
+async def complete(worker: Worker, job: CompletionJob) -> Completion:
+    """The whole answer."""
+    model = worker.ready()
+    choices = [Collected() for _ in range(len(job.requests) * job.asked.choices)]
+    async with aclosing(generate_all(worker, job.requests)) as deltas:
+        async for prompt, delta in deltas:
+            job.tally.add(delta)
+            choices[job.index(prompt, delta.index)].add(delta)
+            if delta.prompt_logprobs is not None:
+                for choice in range(job.asked.choices):
+                    choices[job.index(prompt, choice)].prompt_logprobs = delta.prompt_logprobs
+    return Completion(
+        id=job.id,
+        created=job.created,
+        model=job.asked.model,
+        choices=[_choice(model, job, index, choice) for index, choice in enumerate(choices)],
+        usage=job.tally.usage(),
+        system_fingerprint=worker.fingerprint,
+    )
+
+
+def _choice(model: Model, job: CompletionJob, index: int, found: Collected) -> CompletionChoice:
+    asked = job.asked
+    logprobs: CompletionLogprobs | None = None
+    if asked.logprobs is not None:
+        entries: list[TokenLogprob] = [*(_shown(found.prompt_logprobs, asked) if asked.echo else ()), *found.logprobs]
+        logprobs = model.tokens.completion(entries, 0)
+    choice = CompletionChoice(
+        index,
+        job.echoes[index // asked.choices] + found.text,
+        logprobs,
+        found.finish_reason,
+        found.stop_reason,
+    )
+    if asked.prompt_logprobs is not None:
+        choice.prompt_logprobs = model.tokens.prompt(found.prompt_logprobs or ())
+    return choice
+
+
+def _shown(entries: tuple[TokenLogprob, ...] | None, asked: CompletionRequest) -> list[TokenLogprob]:
+    """The prompt's entries with as many alternatives as `logprobs` asks for."""
+    most = asked.logprobs or 0
+    return [
+        TokenLogprob(entry.token_id, entry.token, entry.logprob, tuple(entry.top[:most])) for entry in entries or ()
+    ]
+
+
+async def stream_completion(worker: Worker, job: CompletionJob) -> AsyncGenerator[bytes, None]:
+    """The answer's events."""
+    tokens = worker.ready().tokens
+    asked = job.asked
+    write = ChunkWriter(
+        "completion",
+        id=job.id,
+        created=job.created,
+        model=asked.model,
+        fingerprint=worker.fingerprint,
+        with_usage=asked.wants_usage,
+    )
+    offsets: dict[int, int] = {}
+    echoed: dict[int, list[TokenLogprob]] = {}
+
+    def begin(prompt: int, index: int) -> bytes:
+        """What a choice starts with: the echo of its prompt."""
+        offsets[index] = 0
+        if not asked.echo:
+            return b""
+        if asked.logprobs is None:
+            return write.text(index, job.echoes[prompt])
+        return with_logprobs(index, job.echoes[prompt], echoed.get(prompt, []))
+
+    def with_logprobs(index: int, text: str, entries: list[TokenLogprob]) -> bytes:
+        found = tokens.completion(entries, offsets[index])
+        offsets[index] += sum(len(entry.token) for entry in entries)
+        return write.text_with_logprobs(index, text, found)
+
+    def event(prompt: int, delta: Delta) -> bytes:
+        index = job.index(prompt, delta.index)
+        if delta.prompt_logprobs is not None:
+            echoed[prompt] = _shown(delta.prompt_logprobs, asked)
+        out = begin(prompt, index) if index not in offsets else b""
+        if asked.logprobs is not None and delta.logprobs:
+            out += with_logprobs(index, delta.text, list(delta.logprobs))
+        elif delta.text:
+            out += write.text(index, delta.text)
+        if delta.finish_reason is not None:
+            out += write.finish(index, finish_reason(delta), delta.stop_reason)
+        return out
+
+    async with aclosing(generate_all(worker, job.requests)) as deltas:
+        async for prompt, delta in deltas:
+            job.tally.add(delta)
+            out = event(prompt, delta)
+            if out:
+                yield out
+    yield (write.usage(job.tally.usage()) if asked.wants_usage else b"") + DONE

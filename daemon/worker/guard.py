@@ -1,0 +1,44 @@
+"""Who may call a worker: this machine always, others with the worker's key, no web page ever."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any
+
+from sanic.request import Request
+
+from daemon.access import host_name, is_loopback, is_same_origin
+from daemon.worker.options import WorkerOptions
+from fcd.errors import ApiError
+
+_OPEN = frozenset({"/health", "/worker_get_status"})
+"""Routes that say only whether a worker is there, for probes."""
+
+
+def over_unix_socket(request: Request[Any, Any]) -> bool:
+    """Whether the caller came through the socket file, which only this user's processes can open."""
+    info = request.conn_info
+    return info is not None and not isinstance(info.peername, tuple)
+
+
+def check_caller(request: Request[Any, Any], options: WorkerOptions) -> None:
+    """Refuse web pages, names that were made to point here, and strangers.
+
+    Raises:
+        ApiError: 401 or 403.
+    """
+    if over_unix_socket(request):
+        return
+    headers = request.headers
+    host, origin = headers.getone("host", ""), headers.getone("origin", "")
+    if origin and not is_same_origin(origin, host):
+        raise ApiError(403, "Web pages may not call a worker.", code="forbidden")
+    peer = request.conn_info.peername if request.conn_info is not None else None
+    local = isinstance(peer, tuple) and is_loopback(str(peer[0]))
+    if local and is_loopback(options.host) and not is_loopback(host_name(host)):
+        raise ApiError(403, f"The Host header '{host[:80]}' is not one of this worker's.", code="forbidden")
+    if not options.api_key or request.path in _OPEN:
+        return
+    given = headers.getone("authorization", "").removeprefix("Bearer ").encode()
+    if not hmac.compare_digest(given, options.api_key.encode()):
+        raise ApiError(401, "This worker takes requests from its controller only.", code="invalid_api_key")

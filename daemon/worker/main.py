@@ -1,0 +1,139 @@
+"""From a worker's options to its exit code: finds the model, picks the engine, runs the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from daemon.engines.base import Engine, LoadOptions, LoadProgress
+from daemon.worker.options import WorkerOptions
+from daemon.worker.parent import die_with_parent
+from daemon.worker.program import Program
+from daemon.worker.report import Reporter, take_stdout
+from fcd.catalog import Reference, ensure_local, resolve
+from fcd.errors import UsageError
+from fcd.settings import Settings
+from fcd.wire.admin import ModelOptions, Progress
+
+
+def run_worker(options: WorkerOptions, settings: Settings) -> int:
+    """Run a worker until it ends; the exit code.
+
+    Raises:
+        FcdError: the model's name means nothing here, or an option cannot be used.
+    """
+    events = take_stdout() if options.watched else None
+    if options.watched:
+        die_with_parent()
+    _configure_logging(settings.daemon.log_level)
+    reference = resolve(options.model, settings, revision=options.model_options.revision)
+    wanted = merge_options(reference.options, options.model_options)
+    if wanted.engine not in ("", "transformers"):
+        raise UsageError(f"The engine '{wanted.engine}' is not installed here.", hint="Leave --engine out.")
+
+    def locate(progress: Callable[[Progress], None]) -> Path:
+        return ensure_local(reference, progress)
+
+    program_options = _with_model_options(options, wanted)
+
+    async def main() -> int:
+        program = Program(
+            program_options,
+            names=list(options.names) or default_names(reference, wanted),
+            locate=locate,
+            load=_load_engine,
+            load_options=load_options(program_options, settings),
+            reporter=Reporter(events=events),
+            comment_s=settings.daemon.sse_comment_s,
+        )
+        return await program.run()
+
+    code = _run_loop(main)
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        # Pool threads would be waited for, and a load that was given up ends only with the process.
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def merge_options(configured: ModelOptions, flags: ModelOptions) -> ModelOptions:
+    """Flags over what config.toml and the model's name say."""
+    values = {name: getattr(flags, name) or getattr(configured, name) for name in ModelOptions.__struct_fields__}
+    return ModelOptions(**values)
+
+
+def default_names(reference: Reference, options: ModelOptions) -> list[str]:
+    """What requests call the model when no names were given."""
+    if options.model_names:
+        return list(options.model_names)
+    if reference.kind == "folder" and not reference.configured and reference.path is not None:
+        return [reference.path.resolve().name]
+    return [reference.name]
+
+
+def load_options(options: WorkerOptions, settings: Settings) -> LoadOptions:
+    """The engine's options: flags over config.toml; `auto` is left to the engine."""
+    wanted, defaults = options.model_options, settings.worker
+    return LoadOptions(
+        path="",
+        device=_unless_auto(wanted.device or defaults.device),
+        dtype=_unless_auto(wanted.dtype or defaults.dtype),
+        quantization=wanted.quantization,
+        num_gpus=wanted.num_gpus,
+        gpus=wanted.gpus,
+        max_gpu_memory=wanted.max_gpu_memory,
+        max_batch=options.concurrency or defaults.max_batch,
+        max_waiting=defaults.max_waiting,
+        kv_bytes=defaults.kv_bytes,
+    )
+
+
+def _unless_auto(value: str) -> str:
+    return "" if value == "auto" else value
+
+
+def _with_model_options(options: WorkerOptions, wanted: ModelOptions) -> WorkerOptions:
+    from msgspec.structs import replace
+
+    return replace(options, model_options=wanted)
+
+
+async def _load_engine(options: LoadOptions, progress: LoadProgress) -> Engine:
+    progress("starting the engine", 0.0, 0.0)
+    transformers_engine = await asyncio.to_thread(_import_engine)
+    return await transformers_engine(options, progress)
+
+
+def _import_engine() -> Callable[[LoadOptions, LoadProgress], Awaitable[Engine]]:
+    """Importing torch takes seconds: it happens beside the loop, which goes on answering."""
+    import daemon.engines.transformers as package
+    import daemon.engines.transformers.build as _build
+
+    assert _build is not None
+    return package.load_engine
+
+
+def _configure_logging(level: str) -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", force=True
+    )
+    for chatty in ("httpx", "httpx2", "httpcore", "asyncio", "urllib3", "filelock", "sanic.server"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _run_loop(main: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Not asyncio.run: it would wait for a load under way, which cannot be interrupted."""
+    try:
+        import uvloop
+
+        loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    except ImportError:
+        loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop.run_until_complete(main())

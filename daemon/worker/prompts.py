@@ -1,0 +1,202 @@
+"""From messages to token ids: the tokenizer's own chat template, or a named one, and BOS exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fcd.errors import ApiError, UsageError, invalid
+from fcd.templates import DEFAULT, ConvTemplate, Turn, get_template
+from fcd.wire.openai import Message
+
+log = logging.getLogger("fcd.worker")
+
+LONG_TEXT = 8_000
+"""Characters above which rendering and tokenising leave the event loop."""
+
+T = TypeVar("T")
+
+
+class Prompter:
+    """One model's way from text to token ids.
+
+    Args:
+        template: a named template that takes the place of the tokenizer's own; None uses the tokenizer's.
+        raw: the model takes plain text (an encoder-decoder): the prompt of a chat is the last user message.
+    """
+
+    def __init__(self, tokenizer: Any, template: ConvTemplate | None, *, raw: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.raw = raw
+        self.bos_id: int | None = tokenizer.bos_token_id
+        self._source = "" if template is not None or raw else _template_source(tokenizer)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Stop strings that belong to the template."""
+        return self.template.stop if self.template is not None else ()
+
+    @property
+    def specials_by_default(self) -> bool:
+        """Whether a rendered chat gets the tokenizer's special tokens; its own template writes them itself."""
+        return self.raw or self.template is not None
+
+    def render(
+        self, messages: Sequence[Message], kwargs: dict[str, Any] | None = None, *, add_generation_prompt: bool = True
+    ) -> str:
+        """The prompt's text.
+
+        Raises:
+            ApiError: 400 naming the message that the template has no place for.
+        """
+        if self.raw:
+            return _last_user(messages)
+        if self.template is not None:
+            if kwargs:
+                raise invalid("chat_template_kwargs", f"The template '{self.template.name}' takes no parameters.")
+            return self.template.render(_turns(messages), add_generation_prompt=add_generation_prompt)
+        return self._render_own(messages, kwargs or {}, add_generation_prompt)
+
+    def encode(self, text: str, *, specials: bool) -> list[int]:
+        """Token ids; with `specials`, the tokenizer's BOS and the like are added, and no BOS is doubled."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=specials, verbose=False)
+        if specials and len(ids) > 1 and self.bos_id is not None and ids[0] == ids[1] == self.bos_id:
+            return ids[1:]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    async def chat_ids(
+        self,
+        messages: Sequence[Message],
+        kwargs: dict[str, Any] | None = None,
+        *,
+        specials: bool | None = None,
+        add_generation_prompt: bool = True,
+    ) -> list[int]:
+        """The token ids of a chat's prompt."""
+        wanted = self.specials_by_default if specials is None else specials
+
+        def work() -> list[int]:
+            text = self.render(messages, kwargs, add_generation_prompt=add_generation_prompt)
+            return self.encode(text, specials=wanted)
+
+        return await off_loop(work, sum(len(message.text) for message in messages))
+
+    async def text_ids(self, text: str, *, specials: bool = True) -> list[int]:
+        return await off_loop(lambda: self.encode(text, specials=specials), len(text))
+
+    def _render_own(self, messages: Sequence[Message], kwargs: dict[str, Any], add_generation_prompt: bool) -> str:
+        shown = [self._as_dict(message, position) for position, message in enumerate(messages)]
+        try:
+            text = self.tokenizer.apply_chat_template(
+                shown, tokenize=False, add_generation_prompt=add_generation_prompt, **kwargs
+            )
+        except Exception as error:
+            # A template is a program that came with the model: whatever it raises is about these messages.
+            log.debug("the chat template failed", exc_info=True)
+            reason = str(error) or type(error).__name__
+            raise invalid("messages", f"The model's chat template cannot take these messages: {reason[:300]}") from None
+        return str(text)
+
+    def _as_dict(self, message: Message, position: int) -> dict[str, Any]:
+        role = message.role
+        if role == "developer" and "developer" not in self._source:
+            role = "system"
+        shown: dict[str, Any] = {"role": role, "content": message.text}
+        if message.name is not None:
+            shown["name"] = message.name
+        if message.tool_calls:
+            self._require("tool_calls", f"messages[{position}].tool_calls")
+            shown["tool_calls"] = [
+                {
+                    "id": call.id,
+                    "type": call.type,
+                    "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments)},
+                }
+                for call in message.tool_calls
+            ]
+        if message.tool_call_id is not None:
+            shown["tool_call_id"] = message.tool_call_id
+        if message.reasoning_content is not None:
+            shown["reasoning_content"] = message.reasoning_content
+        return shown
+
+    def _require(self, word: str, param: str) -> None:
+        if word not in self._source:
+            raise invalid(param, "This model's chat template has no place for tool calls.")
+
+
+def choose_template(tokenizer: Any, folder: Path, asked: str, *, is_encoder_decoder: bool) -> ConvTemplate | None:
+    """The named template to use: the one asked for, the one in config.json, or `zero_shot` for a model without any.
+
+    None: the tokenizer's own, or none at all for an encoder-decoder model.
+
+    Raises:
+        UsageError: there is no template of that name.
+    """
+    if asked:
+        return get_template(asked)
+    if _template_source(tokenizer):
+        return None
+    named = _configured(folder)
+    if named:
+        return get_template(named)
+    return None if is_encoder_decoder else get_template(DEFAULT)
+
+
+async def off_loop(work: Callable[[], T], size: int) -> T:
+    """Run `work` here when it is short, else in a thread."""
+    return work() if size < LONG_TEXT else await asyncio.to_thread(work)
+
+
+def _configured(folder: Path) -> str:
+    try:
+        named = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("conv_template", "")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    if named and not isinstance(named, str):
+        raise UsageError(f"'conv_template' in {folder / 'config.json'} must be a name.")
+    return str(named)
+
+
+def _template_source(tokenizer: Any) -> str:
+    source = getattr(tokenizer, "chat_template", None)
+    if isinstance(source, dict):
+        return "\n".join(str(part) for part in source.values())
+    return source if isinstance(source, str) else ""
+
+
+def _last_user(messages: Sequence[Message]) -> str:
+    for message in reversed(messages):
+        if message.role == "user":
+            return message.text
+    raise invalid("messages", "'messages' must hold a user message: this model answers one text at a time.")
+
+
+def _turns(messages: Sequence[Message]) -> list[Turn]:
+    turns: list[Turn] = []
+    for position, message in enumerate(messages):
+        if message.role == "tool" or message.tool_calls:
+            raise ApiError(
+                400,
+                "This model's conversation template has no place for tools.",
+                param=f"messages[{position}].role",
+            )
+        role = "system" if message.role == "developer" else message.role
+        turns.append(Turn(role, message.text))
+    return turns
+
+
+def _arguments(text: str) -> Any:
+    """Templates expect a call's arguments as an object; what is no JSON stays a string."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

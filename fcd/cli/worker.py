@@ -1,0 +1,340 @@
+"""`fcd worker`: run a model here or on another machine, and look after those that the daemon runs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fcd.cli.command import Group, Parser, add_json, run_subcommand
+from fcd.errors import EXIT_OK, FcdError, NotFound, UsageError
+from fcd.wire.admin import LoadRequest, ModelOptions, WorkerInfo
+
+if TYPE_CHECKING:
+    from daemon.worker.options import WorkerOptions
+    from fcd.client import Client
+
+_ENGINES = ("transformers",)
+_DTYPES = ("auto", "float32", "float16", "bfloat16")
+_FOLLOW_S = 1.0
+
+
+def add_arguments(parser: Parser) -> None:
+    group = Group(parser)
+    _add_run(group)
+    start = group.add("start", "load a model into the daemon, in a worker of its own", _start)
+    start.add_argument("model", metavar="MODEL", help="a name, a folder or a repo")
+    start.add_argument("--replicas", type=int, default=1, metavar="N", help="how many workers (default: 1)")
+    add_model_flags(start)
+    add_json(start)
+    for name, summary, handler in (
+        ("stop", "stop a worker once its running requests have ended", _stop),
+        ("restart", "start a worker again, a failed one too", _restart),
+    ):
+        _named(group.add(name, summary, handler))
+    listing = group.add("list", "list the workers", _list)
+    add_json(listing)
+    show = _named(group.add("show", "say everything about one worker", _show))
+    add_json(show)
+    logs = _named(group.add("logs", "print a worker's log", _logs))
+    logs.add_argument("-f", "--follow", action="store_true", help="go on printing what is added")
+    logs.add_argument("-n", "--lines", type=int, default=200, metavar="N", help="how many lines (default: 200)")
+
+
+run = run_subcommand
+
+
+def add_model_flags(parser: Parser) -> None:
+    """How a model is loaded: the flags that `fcd chat` has too."""
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), metavar="D", help="auto, cpu, cuda or mps")
+    parser.add_argument("--dtype", choices=_DTYPES, metavar="T", help="auto, float32, float16 or bfloat16")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--load-8bit", action="store_true", help="8-bit weights")
+    size.add_argument("--load-4bit", action="store_true", help="4-bit weights")
+    parser.add_argument("--num-gpus", type=int, default=0, metavar="N", help="spread the model over N GPUs")
+    parser.add_argument("--gpus", default="", metavar="0,1", help="which GPUs")
+    parser.add_argument("--max-gpu-memory", default="", metavar="SIZE", help="per GPU, such as 8GiB")
+    parser.add_argument("--revision", default="", metavar="R", help="branch, tag or commit of a repo")
+    parser.add_argument("--conv-template", default="", metavar="NAME", help="conversation template to use")
+    parser.add_argument("--engine", choices=_ENGINES, metavar="E", help="what runs the model (default: transformers)")
+
+
+def model_options(args: argparse.Namespace) -> ModelOptions:
+    """The flags of `add_model_flags` as the daemon takes them.
+
+    Raises:
+        UsageError: a value that cannot be used.
+    """
+    from fcd.templates import get_template
+
+    if args.conv_template:
+        get_template(args.conv_template)
+    if args.num_gpus < 0:
+        raise UsageError("--num-gpus must not be negative.")
+    return ModelOptions(
+        engine=args.engine or "",
+        device="" if args.device in (None, "auto") else args.device,
+        dtype="" if args.dtype in (None, "auto") else args.dtype,
+        quantization="8bit" if args.load_8bit else "4bit" if args.load_4bit else "",
+        num_gpus=args.num_gpus,
+        gpus=args.gpus,
+        max_gpu_memory=args.max_gpu_memory,
+        revision=args.revision,
+        conv_template=args.conv_template,
+        model_names=_words(getattr(args, "model_names", "")),
+    )
+
+
+def _add_run(group: Group) -> None:
+    parser = group.add(
+        "run",
+        "run a worker in the foreground",
+        _run,
+        description="Run a model in the foreground, on any machine, and register it at a controller.",
+        epilog="FCD_JOIN_TOKEN may hold the join token; --token-file keeps it out of the process list.",
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a built-in name, a folder or a repo")
+    parser.add_argument("--model-path", default="", metavar="MODEL", help="the same, as FastChat spells it")
+    parser.add_argument(
+        "--controller",
+        "--controller-address",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="where to register; may be given several times, and may carry /join/TOKEN",
+    )
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="file that holds the join token")
+    parser.add_argument("--no-register", action="store_true", help="serve by itself, without a controller")
+    parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="where it listens (default: 127.0.0.1)")
+    parser.add_argument("--port", type=_port, default=0, metavar="N", help="its port; 0 takes a free one (default: 0)")
+    parser.add_argument("--socket", default="", metavar="PATH", help="listen on this unix socket as well")
+    parser.add_argument("--worker-address", default="", metavar="URL", help="how controllers reach it")
+    parser.add_argument("--worker-id", default="", metavar="NAME", help="what the supervisor calls it")
+    parser.add_argument("--model-names", default="", metavar="A,B", help="names that requests call it by")
+    parser.add_argument(
+        "--limit-worker-concurrency", type=int, default=0, metavar="N", help="completions that run at once"
+    )
+    parser.add_argument(
+        "--open",
+        action="store_true",
+        help="beyond loopback, take requests without a key, as FastChat does",
+    )
+    add_model_flags(parser)
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 <= port <= 65535:
+        raise argparse.ArgumentTypeError("a port is between 0 and 65535")
+    return port
+
+
+def _run(args: argparse.Namespace) -> int:
+    from daemon.worker.main import run_worker
+    from fcd.paths import resolve_paths
+    from fcd.settings import load_settings
+
+    settings = load_settings(resolve_paths().config_file)
+    options = read_run_options(args, heartbeat_s=settings.worker.heartbeat_s, drain_s=settings.daemon.drain_s)
+    return run_worker(options, settings)
+
+
+def read_run_options(args: argparse.Namespace, *, heartbeat_s: float, drain_s: float) -> WorkerOptions:
+    """The worker's options from its flags and environment.
+
+    Raises:
+        UsageError: what was given does not go together.
+    """
+    import secrets
+
+    from daemon.access import is_loopback
+    from daemon.worker.options import WorkerOptions
+
+    model = args.model or args.model_path
+    if not model or (args.model and args.model_path):
+        raise UsageError("fcd worker run needs one MODEL.", hint="Example: fcd worker run guide --no-register")
+    if args.passthrough:
+        raise UsageError("Words after `--` go to engines that are programs of their own; this one is not.")
+    controllers = tuple(args.controller)
+    if bool(controllers) == args.no_register:
+        raise UsageError(
+            "Say where the worker belongs: --controller URL, or --no-register.",
+            hint="Example: fcd worker run guide --controller http://127.0.0.1:8000 --token-file FILE",
+        )
+    for url in (*controllers, *filter(None, (args.worker_address,))):
+        if not url.startswith(("http://", "https://")):
+            raise UsageError(f"'{url}' is not a URL: it begins with http:// or https://.")
+    if args.limit_worker_concurrency < 0:
+        raise UsageError("--limit-worker-concurrency must not be negative.")
+    key = "" if is_loopback(args.host) or args.open else os.environ.get("FCD_WORKER_KEY") or secrets.token_urlsafe(32)
+    return WorkerOptions(
+        model=model,
+        model_options=model_options(args),
+        names=tuple(_words(args.model_names)),
+        controllers=controllers,
+        join_token=_token(args.token_file),
+        host=args.host,
+        port=args.port,
+        socket=args.socket,
+        address=args.worker_address,
+        worker_id=args.worker_id,
+        concurrency=args.limit_worker_concurrency,
+        heartbeat_s=heartbeat_s,
+        drain_s=drain_s,
+        api_key=key,
+        watched=os.environ.get("FCD_PARENT_WATCH") == "1",
+    )
+
+
+def _token(file: Path | None) -> str:
+    if file is None:
+        return os.environ.get("FCD_JOIN_TOKEN", "").strip()
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The join token cannot be read from {file}: {error}") from error
+    if not token:
+        raise UsageError(f"{file} holds no join token.", hint="Make one with `fcd token create`.")
+    return token
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _named(parser: Parser) -> Parser:
+    parser.add_argument("name", metavar="NAME", help="the worker's name, as `fcd worker list` shows it")
+    return parser
+
+
+async def _start(args: argparse.Namespace) -> int:
+    if args.replicas < 1:
+        raise UsageError("--replicas must be at least 1.")
+    request = LoadRequest(args.model, model_options(args))
+    async with _client() as client:
+        started = [await client.start_worker(request) for _ in range(args.replicas)]
+    if args.json:
+        _print_json(started)
+        return EXIT_OK
+    for worker in started:
+        print(f"{worker.name}  {worker.state}")
+    return EXIT_OK
+
+
+async def _stop(args: argparse.Namespace) -> int:
+    async with _client() as client:
+        await client.stop_worker(args.name)
+    print(f"{args.name} is stopping.")
+    return EXIT_OK
+
+
+async def _restart(args: argparse.Namespace) -> int:
+    async with _client() as client:
+        await client.restart_worker(args.name)
+    print(f"{args.name} is starting again.")
+    return EXIT_OK
+
+
+async def _list(args: argparse.Namespace) -> int:
+    async with _client() as client:
+        workers = await client.workers()
+    if args.json:
+        _print_json(workers)
+        return EXIT_OK
+    if not workers:
+        print("No workers. `fcd load MODEL` starts one.")
+        return EXIT_OK
+    rows = [("NAME", "MODELS", "STATE", "DEVICE", "RUNNING", "WAITING", "TOKENS/S")]
+    rows += [
+        (
+            worker.name,
+            ",".join(worker.models),
+            worker.state,
+            worker.device or "-",
+            str(worker.running),
+            str(worker.waiting),
+            f"{worker.tokens_per_second:.1f}",
+        )
+        for worker in workers
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return EXIT_OK
+
+
+async def _show(args: argparse.Namespace) -> int:
+    async with _client() as client:
+        worker = await _find(client, args.name)
+    if args.json:
+        _print_json(worker)
+        return EXIT_OK
+    import msgspec
+
+    for name, value in msgspec.to_builtins(worker).items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        print(f"{name:<20} {shown}")
+    return EXIT_OK
+
+
+async def _logs(args: argparse.Namespace) -> int:
+    if not 1 <= args.lines <= 10_000:
+        raise UsageError("--lines must be between 1 and 10000.")
+    async with _client() as client:
+        worker = await _find(client, args.name)
+        for line in await client.worker_log(worker.name, args.lines):
+            print(line)
+        if args.follow:
+            await _follow(client, worker)
+    return EXIT_OK
+
+
+async def _follow(client: Client, worker: WorkerInfo) -> None:
+    """Print what is added to the log, until Ctrl-C. A log on this machine is read from its file."""
+    if not worker.local or not worker.log:
+        raise FcdError(f"{worker.name} runs on another machine; its log can be followed there only.")
+    path = Path(worker.log)
+    position = path.stat().st_size
+    while True:
+        await asyncio.sleep(_FOLLOW_S)
+        added, position = _read_from(path, position)
+        sys.stdout.write(added)
+        sys.stdout.flush()
+
+
+def _read_from(path: Path, position: int) -> tuple[str, int]:
+    """What stands after `position`, and where it ends; a file that has become shorter is read from its start."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(position if end >= position else 0)
+        added = file.read()
+        return added.decode(errors="replace"), file.tell()
+
+
+async def _find(client: Client, name: str) -> WorkerInfo:
+    workers = await client.workers()
+    for worker in workers:
+        if worker.name == name:
+            return worker
+    from fcd.cli.command import nearest
+
+    near = nearest(name, [worker.name for worker in workers])
+    raise NotFound(
+        f"There is no worker '{name}'." + (f" Did you mean '{near}'?" if near else ""),
+        hint="`fcd worker list` shows them.",
+    )
+
+
+def _client() -> Client:
+    from fcd.client import Client
+
+    return Client()
+
+
+def _print_json(value: Any) -> None:
+    import msgspec
+
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
