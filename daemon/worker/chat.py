@@ -54,6 +54,7 @@ async def prepare_chat(worker: Worker, asked: ChatRequest) -> ChatJob:
         max_tokens=allowed_tokens(info, len(ids), asked.limit, param="messages"),
         logprobs=asked.top,
         prompt_logprobs=asked.prompt_logprobs,
+        defaults=model.defaults,
         stops=model.prompter.stops,
     )
     request = GenerationRequest(f"chatcmpl-{uuid.uuid4().hex}", ids, params, n=asked.choices, best_of=asked.choices)

@@ -87,6 +87,7 @@ async def _request(
         max_tokens=allowed_tokens(info, len(ids), asked.limit, param=param, strict=asked.max_tokens is not None),
         logprobs=asked.logprobs,
         prompt_logprobs=of_prompt,
+        defaults=model.defaults,
     )
     return GenerationRequest(request_id, ids, params, n=asked.choices, best_of=asked.samples)
 

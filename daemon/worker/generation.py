@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from daemon.engines.base import Delta, EngineInfo, GenerationRequest, SamplingParams, TokenLogprob
+from daemon.worker.defaults import SamplingDefaults
 from daemon.worker.state import Worker
 from fcd.errors import ApiError, invalid
 from fcd.wire.openai import SamplingFields
@@ -71,17 +72,18 @@ def sampling_params(
     max_tokens: int,
     logprobs: int | None,
     prompt_logprobs: int | None,
+    defaults: SamplingDefaults,
     stops: Sequence[str] = (),
 ) -> SamplingParams:
-    """OpenAI's fields and vLLM's as the engine takes them. `stops` are the template's own."""
+    """OpenAI's fields and vLLM's as the engine takes them. `stops` are the template's own, `defaults` the model's."""
     return SamplingParams(
         max_tokens=max_tokens,
         min_tokens=min(request.min_tokens or 0, max_tokens),
-        temperature=_or(request.temperature, 1.0),
-        top_p=_or(request.top_p, 1.0),
-        top_k=max(request.top_k or 0, 0),
-        min_p=_or(request.min_p, 0.0),
-        repetition_penalty=_or(request.repetition_penalty, 1.0),
+        temperature=_or(request.temperature, defaults.temperature),
+        top_p=_or(request.top_p, defaults.top_p),
+        top_k=max(defaults.top_k if request.top_k is None else request.top_k, 0),
+        min_p=_or(request.min_p, defaults.min_p),
+        repetition_penalty=_or(request.repetition_penalty, defaults.repetition_penalty),
         presence_penalty=_or(request.presence_penalty, 0.0),
         frequency_penalty=_or(request.frequency_penalty, 0.0),
         logit_bias=request.biases,

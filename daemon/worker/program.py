@@ -12,6 +12,7 @@ from pathlib import Path
 
 from daemon.engines.base import Engine, GenerationRequest, LoadOptions, LoadProgress, SamplingParams
 from daemon.worker.address import announced_address
+from daemon.worker.defaults import read_defaults
 from daemon.worker.fastchat import fastchat_routes
 from daemon.worker.options import WorkerOptions
 from daemon.worker.parent import watch_stdin
@@ -170,7 +171,7 @@ class Program:
         seq2seq = engine.info.is_encoder_decoder
         template = choose_template(engine.tokenizer, folder, asked, is_encoder_decoder=seq2seq)
         prompter = Prompter(engine.tokenizer, template, raw=seq2seq and template is None)
-        self.worker.model = Model(engine, prompter, TokenTable(engine.tokenizer))
+        self.worker.model = Model(engine, prompter, TokenTable(engine.tokenizer), read_defaults(folder))
         self.worker.status = "ok"
 
     def _progress(self, progress: Progress) -> None:

@@ -137,7 +137,9 @@ async def _parse(parser: Callable[[bytes], T], request: AnyRequest) -> T:
 
 def _check_model(worker: Worker, request: AnyRequest, name: str | None) -> None:
     """A stranger must name this model; the gateway, which chose this worker, may use an alias."""
-    if name is None or name in worker.names or over_unix_socket(request) or _ROUTED in request.headers:
+    if name is None or name in worker.names:
+        return
+    if over_unix_socket(request) or worker.options.api_key or _ROUTED in request.headers:
         return
     raise model_not_found(name, worker.names[:1])
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from daemon.engines.base import Engine, EngineStats
+from daemon.worker.defaults import SamplingDefaults
 from daemon.worker.metrics import WorkerMetrics
 from daemon.worker.options import WorkerOptions
 from daemon.worker.prompts import Prompter
@@ -26,6 +27,7 @@ class Model:
     engine: Engine
     prompter: Prompter
     tokens: TokenTable
+    defaults: SamplingDefaults
 
 
 @dataclass

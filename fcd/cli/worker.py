@@ -7,18 +7,18 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fcd.cli.command import Group, Parser, add_json, run_subcommand
+from fcd.cli.model_flags import add_model_flags, for_daemon, model_options
+from fcd.cli.output import print_json, table
 from fcd.errors import EXIT_OK, FcdError, NotFound, UsageError
-from fcd.wire.admin import LoadRequest, ModelOptions, WorkerInfo
 
 if TYPE_CHECKING:
     from daemon.worker.options import WorkerOptions
     from fcd.client import Client
+    from fcd.wire.admin import WorkerInfo
 
-_ENGINES = ("transformers",)
-_DTYPES = ("auto", "float32", "float16", "bfloat16")
 _FOLLOW_S = 1.0
 
 
@@ -47,47 +47,6 @@ def add_arguments(parser: Parser) -> None:
 run = run_subcommand
 
 
-def add_model_flags(parser: Parser) -> None:
-    """How a model is loaded: the flags that `fcd chat` has too."""
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), metavar="D", help="auto, cpu, cuda or mps")
-    parser.add_argument("--dtype", choices=_DTYPES, metavar="T", help="auto, float32, float16 or bfloat16")
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--load-8bit", action="store_true", help="8-bit weights")
-    size.add_argument("--load-4bit", action="store_true", help="4-bit weights")
-    parser.add_argument("--num-gpus", type=int, default=0, metavar="N", help="spread the model over N GPUs")
-    parser.add_argument("--gpus", default="", metavar="0,1", help="which GPUs")
-    parser.add_argument("--max-gpu-memory", default="", metavar="SIZE", help="per GPU, such as 8GiB")
-    parser.add_argument("--revision", default="", metavar="R", help="branch, tag or commit of a repo")
-    parser.add_argument("--conv-template", default="", metavar="NAME", help="conversation template to use")
-    parser.add_argument("--engine", choices=_ENGINES, metavar="E", help="what runs the model (default: transformers)")
-
-
-def model_options(args: argparse.Namespace) -> ModelOptions:
-    """The flags of `add_model_flags` as the daemon takes them.
-
-    Raises:
-        UsageError: a value that cannot be used.
-    """
-    from fcd.templates import get_template
-
-    if args.conv_template:
-        get_template(args.conv_template)
-    if args.num_gpus < 0:
-        raise UsageError("--num-gpus must not be negative.")
-    return ModelOptions(
-        engine=args.engine or "",
-        device="" if args.device in (None, "auto") else args.device,
-        dtype="" if args.dtype in (None, "auto") else args.dtype,
-        quantization="8bit" if args.load_8bit else "4bit" if args.load_4bit else "",
-        num_gpus=args.num_gpus,
-        gpus=args.gpus,
-        max_gpu_memory=args.max_gpu_memory,
-        revision=args.revision,
-        conv_template=args.conv_template,
-        model_names=_words(getattr(args, "model_names", "")),
-    )
-
-
 def _add_run(group: Group) -> None:
     parser = group.add(
         "run",
@@ -96,7 +55,7 @@ def _add_run(group: Group) -> None:
         description="Run a model in the foreground, on any machine, and register it at a controller.",
         epilog="FCD_JOIN_TOKEN may hold the join token; --token-file keeps it out of the process list.",
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a built-in name, a folder or a repo")
+    parser.add_argument("name", nargs="?", default="", metavar="MODEL", help="a built-in name, a folder or a repo")
     parser.add_argument("--model-path", default="", metavar="MODEL", help="the same, as FastChat spells it")
     parser.add_argument(
         "--controller",
@@ -152,9 +111,10 @@ def read_run_options(args: argparse.Namespace, *, heartbeat_s: float, drain_s: f
 
     from daemon.access import is_loopback
     from daemon.worker.options import WorkerOptions
+    from fcd.templates import get_template
 
-    model = args.model or args.model_path
-    if not model or (args.model and args.model_path):
+    model = args.name or args.model_path
+    if not model or (args.name and args.model_path):
         raise UsageError("fcd worker run needs one MODEL.", hint="Example: fcd worker run guide --no-register")
     if args.passthrough:
         raise UsageError("Words after `--` go to engines that are programs of their own; this one is not.")
@@ -169,6 +129,12 @@ def read_run_options(args: argparse.Namespace, *, heartbeat_s: float, drain_s: f
             raise UsageError(f"'{url}' is not a URL: it begins with http:// or https://.")
     if args.limit_worker_concurrency < 0:
         raise UsageError("--limit-worker-concurrency must not be negative.")
+    if args.keep_alive:
+        raise UsageError(
+            "--keep-alive is for models that a daemon loads; a worker in the foreground runs until it is stopped."
+        )
+    if args.conv_template:
+        get_template(args.conv_template)
     key = "" if is_loopback(args.host) or args.open else os.environ.get("FCD_WORKER_KEY") or secrets.token_urlsafe(32)
     return WorkerOptions(
         model=model,
@@ -213,11 +179,13 @@ def _named(parser: Parser) -> Parser:
 async def _start(args: argparse.Namespace) -> int:
     if args.replicas < 1:
         raise UsageError("--replicas must be at least 1.")
-    request = LoadRequest(args.model, model_options(args))
+    from fcd.wire.admin import LoadRequest
+
+    request = LoadRequest(for_daemon(args.model), model_options(args))
     async with _client() as client:
         started = [await client.start_worker(request) for _ in range(args.replicas)]
     if args.json:
-        _print_json(started)
+        print_json(started)
         return EXIT_OK
     for worker in started:
         print(f"{worker.name}  {worker.state}")
@@ -242,13 +210,12 @@ async def _list(args: argparse.Namespace) -> int:
     async with _client() as client:
         workers = await client.workers()
     if args.json:
-        _print_json(workers)
+        print_json(workers)
         return EXIT_OK
     if not workers:
         print("No workers. `fcd load MODEL` starts one.")
         return EXIT_OK
-    rows = [("NAME", "MODELS", "STATE", "DEVICE", "RUNNING", "WAITING", "TOKENS/S")]
-    rows += [
+    rows = [
         (
             worker.name,
             ",".join(worker.models),
@@ -260,9 +227,7 @@ async def _list(args: argparse.Namespace) -> int:
         )
         for worker in workers
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(table(("NAME", "MODELS", "STATE", "DEVICE", "RUNNING", "WAITING", "TOKENS/S"), rows))
     return EXIT_OK
 
 
@@ -270,7 +235,7 @@ async def _show(args: argparse.Namespace) -> int:
     async with _client() as client:
         worker = await _find(client, args.name)
     if args.json:
-        _print_json(worker)
+        print_json(worker)
         return EXIT_OK
     import msgspec
 
@@ -332,9 +297,3 @@ def _client() -> Client:
     from fcd.client import Client
 
     return Client()
-
-
-def _print_json(value: Any) -> None:
-    import msgspec
-
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
