@@ -57,8 +57,11 @@ class DaemonApp(Sanic[Config, SimpleNamespace]):
             _reroute(request, admission)
             await _receive_body(request, context.settings.daemon.max_body_bytes)
         except Exception as error:
+            unread = isinstance(error, ApiError) and error.status in (408, 413)
+            if unread and request.stream is not None:
+                request.stream.keep_alive = False  # type: ignore[attr-defined]
             await self.handle_exception(request, error, run_middleware=False)
-            if isinstance(error, ApiError) and error.status == 413:
+            if unread:
                 await _linger(request)
             return
         await super().handle_request(request)
@@ -233,7 +236,7 @@ async def _linger(request: AnyRequest) -> None:
     stream: Any = request.stream
     if stream is None:
         return
-    stream.keep_alive, stream.request_body = False, None
+    stream.request_body = None
     protocol = stream.protocol
     try:
         async with asyncio.timeout(_LINGER_S):

@@ -81,11 +81,12 @@ def _apply(connection: sqlite3.Connection, number: int, sql: str) -> None:
 def _statements(script: str) -> list[str]:
     """The script's single statements: executescript would commit between them."""
     found, current = list[str](), ""
-    for line in script.splitlines(keepends=True):
-        current += line
+    for piece in script.split(";")[:-1]:
+        current += f"{piece};"
         if sqlite3.complete_statement(current):
             found.append(current)
             current = ""
-    if current.strip():
-        raise ValueError(f"a migration ends in an unfinished statement: {current.strip()[:80]}")
+    rest = current + script.rpartition(";")[2]
+    if any(line.strip() and not line.lstrip().startswith("--") for line in rest.splitlines()):
+        raise ValueError(f"a migration ends in an unfinished statement: {rest.strip()[:80]}")
     return found

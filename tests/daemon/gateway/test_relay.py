@@ -34,16 +34,18 @@ from tests.daemon.harness import (
 def test_an_answer_is_passed_on_untouched() -> None:
     async def main() -> None:
         body = b'{"id": "x", "choices":  []}'
-        async with worker(answer(body, "200 OK", "X-Request-Id: from-worker", "Set-Cookie: a=b")) as first:
-            async with daemon(first.target) as fcd:
-                got = await fcd.http.post(CHAT, json=asks(temperature=0.25))
-                assert (got.status_code, got.content) == (200, body)
-                assert got.headers["content-type"] == "application/json"
-                assert got.headers["x-request-id"] == "from-worker"
-                assert "set-cookie" not in got.headers
-                assert json.loads(first.received[0].body) == asks(temperature=0.25)
-                assert first.received[0].path == CHAT
-                assert fcd.controller.released == [("w1", False, "")]
+        async with (
+            worker(answer(body, "200 OK", "X-Request-Id: from-worker", "Set-Cookie: a=b")) as first,
+            daemon(first.target) as fcd,
+        ):
+            got = await fcd.http.post(CHAT, json=asks(temperature=0.25))
+            assert (got.status_code, got.content) == (200, body)
+            assert got.headers["content-type"] == "application/json"
+            assert got.headers["x-request-id"] == "from-worker"
+            assert "set-cookie" not in got.headers
+            assert json.loads(first.received[0].body) == asks(temperature=0.25)
+            assert first.received[0].path == CHAT
+            assert fcd.controller.released == [("w1", False, "")]
 
     run(main())
 
@@ -136,15 +138,18 @@ def test_a_worker_that_dies_before_its_first_byte_is_replaced_once() -> None:
         writer.transport.abort()
 
     async def main() -> None:
-        async with worker(dies) as first, worker(answer(b'{"ok":1}'), name="w2") as second:
-            async with daemon(first.target, second.target) as fcd:
-                got = await fcd.http.post(CHAT, json=asks())
-                assert got.json() == {"ok": 1}
-                assert [each[:2] for each in fcd.controller.released] == [("w1", True), ("w2", False)]
-                fcd.controller.targets = [first.target]
-                got = await fcd.http.post(CHAT, json=asks())
-                assert got.status_code == 502
-                assert error_of(got)["code"] == "worker_died"
+        async with (
+            worker(dies) as first,
+            worker(answer(b'{"ok":1}'), name="w2") as second,
+            daemon(first.target, second.target) as fcd,
+        ):
+            got = await fcd.http.post(CHAT, json=asks())
+            assert got.json() == {"ok": 1}
+            assert [each[:2] for each in fcd.controller.released] == [("w1", True), ("w2", False)]
+            fcd.controller.targets = [first.target]
+            got = await fcd.http.post(CHAT, json=asks())
+            assert got.status_code == 502
+            assert error_of(got)["code"] == "worker_died"
 
     run(main())
 
@@ -199,14 +204,17 @@ def test_a_slow_first_token_gets_comments_then_the_answer() -> None:
     async def main() -> None:
         go = asyncio.Event()
         script = stream(go.wait(), STREAM_HEAD, event({"n": 1}), event("[DONE]"), STREAM_END)
-        async with worker(script) as first, daemon(first.target, sse_comment_s=0.05) as fcd:
-            async with fcd.http.stream("POST", CHAT, json=asks(stream=True)) as got:
-                lines = got.aiter_lines()
-                seen = [await anext(lines) for _ in range(4)]
-                assert seen == [": waiting", "", ": waiting", ""]
-                go.set()
-                rest = [line async for line in lines if line and not line.startswith(":")]
-                assert rest == ['data: {"n": 1}', "data: [DONE]"]
+        async with (
+            worker(script) as first,
+            daemon(first.target, sse_comment_s=0.05) as fcd,
+            fcd.http.stream("POST", CHAT, json=asks(stream=True)) as got,
+        ):
+            lines = got.aiter_lines()
+            seen = [await anext(lines) for _ in range(4)]
+            assert seen == [": waiting", "", ": waiting", ""]
+            go.set()
+            rest = [line async for line in lines if line and not line.startswith(":")]
+            assert rest == ['data: {"n": 1}', "data: [DONE]"]
 
     run(main())
 
@@ -253,12 +261,14 @@ def test_a_worker_late_with_its_first_byte_or_stalled_is_a_504() -> None:
                 assert got.status_code == 504
                 assert error_of(got)["code"] == "worker_timeout"
                 assert fcd.controller.released[0][:2] == ("w1", True)
-        async with worker(stream(STREAM_HEAD, event({"n": 1}), 10.0)) as first:
-            async with daemon(first.target, stall_s=0.1) as fcd:
-                got = await fcd.http.post(CHAT, json=asks(stream=True))
-                lines = [line for line in got.text.splitlines() if line]
-                assert lines[1] == "event: error"
-                assert json.loads(lines[2].removeprefix("data: "))["error"]["code"] == "worker_timeout"
+        async with (
+            worker(stream(STREAM_HEAD, event({"n": 1}), 10.0)) as first,
+            daemon(first.target, stall_s=0.1) as fcd,
+        ):
+            got = await fcd.http.post(CHAT, json=asks(stream=True))
+            lines = [line for line in got.text.splitlines() if line]
+            assert lines[1] == "event: error"
+            assert json.loads(lines[2].removeprefix("data: "))["error"]["code"] == "worker_timeout"
 
     run(main())
 
