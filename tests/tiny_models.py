@@ -76,6 +76,7 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
         "decoder_start_token_id": 2,
         "forced_eos_token_id": None,
         "forced_bos_token_id": None,
+        "tie_word_embeddings": False,
     },
     "gpt_oss": {
         "head_dim": 16,
@@ -85,6 +86,7 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         "tie_word_embeddings": False,
     },
+    "falcon": {"new_decoder_architecture": False, "multi_query": True, "alibi": True, "bias": False},
     "mamba": {"state_size": 8, "num_hidden_layers": 2, "conv_kernel": 4},
 }
 FAMILIES = tuple(_OVERRIDES)

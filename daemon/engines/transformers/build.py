@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import torch
@@ -13,13 +14,20 @@ from daemon.engines.transformers.core import EngineCore, Runner
 from daemon.engines.transformers.detokenizer import DetokenizerFactory
 from daemon.engines.transformers.embeddings import Embedder
 from daemon.engines.transformers.engine import TransformersEngine
+from daemon.engines.transformers.families import has_relative_positions
 from daemon.engines.transformers.loader import LoadedModel, kv_budget, load_model
 from daemon.engines.transformers.packed import PackedRunner, probe_layers
 from daemon.engines.transformers.rows import RowPool
 from daemon.engines.transformers.scheduler import Scheduler
+from daemon.engines.transformers.seq2seq import Seq2SeqRunner
+from daemon.engines.transformers.serial import SerialRunner
 from fcd.errors import ModelLoadError
 
 MAX_BATCH = {"cuda": 256, "cpu": 64}
+PREFILL_CHUNK = 512
+"""Prompt tokens computed beside the decoding rows in one step: more is faster, and longer between tokens."""
+MAX_CACHED = 64
+"""Finished rows that are kept as prefixes for later requests."""
 
 
 @dataclass(frozen=True)
@@ -42,30 +50,78 @@ def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts:
     """
     loaded = load_model(options, progress)
     progress("kv cache", 0.0, 0.0)
-    model, info = loaded.model, loaded.info
+    info = loaded.info
     device = torch.device(info.device)
-    layers = probe_layers(model, device)
-    per_token = sum(layer.bytes_per_token for layer in layers)
     budget = kv_budget(options, device)
-    if budget < per_token * 256:
-        raise ModelLoadError(
-            f"Only {budget / 2**20:.0f} MiB are left for the KV cache, which holds {budget // per_token} tokens.",
-            hint="Use a smaller model or --load-8bit, or free memory.",
-        )
-    pool = RowPool(info.context_length, per_token, budget)
-    runner: Runner = PackedRunner(model, pool, layers)
+    runner, pool = _make_runner(loaded, budget)
     parallel = options.max_batch or MAX_BATCH.get(device.type, 32)
-    scheduler = Scheduler(pool, max_running=parallel, max_waiting=options.max_waiting)
+    # Only the packed runner continues a prompt that was begun in an earlier step.
+    chunk = PREFILL_CHUNK if loaded.kind == "packed" else 1 << 40
+    scheduler = Scheduler(
+        pool, max_running=parallel, max_waiting=options.max_waiting, chunk=chunk, chunk_area=chunk << 15
+    )
     detokenizers = DetokenizerFactory(loaded.tokenizer)
     core = EngineCore(runner, scheduler, pool, detokenizers, model_bytes=info.memory_bytes)
     info = msgspec.structs.replace(info, parallel=parallel)
     progress("ready", 1.0, 1.0)
-    return Parts(loaded, core, detokenizers, info, pool.max_tokens, None)
+    start = decoder_start(loaded.model) if loaded.kind == "seq2seq" else None
+    return Parts(loaded, core, detokenizers, info, pool.max_tokens, start)
+
+
+def _make_runner(loaded: LoadedModel, budget: int) -> tuple[Runner, RowPool]:
+    model, context = loaded.model, loaded.info.context_length
+    if loaded.kind == "packed":
+        layers = probe_layers(model, torch.device(loaded.info.device))
+        pool = _make_pool(context, sum(layer.bytes_per_token for layer in layers), budget, max_cached=MAX_CACHED)
+        return PackedRunner(model, pool, layers), pool
+    pool = _make_pool(context, _cache_bytes_per_token(model), budget, max_cached=0)
+    if loaded.kind == "serial":
+        return SerialRunner(model), pool
+    return Seq2SeqRunner(model, relative=has_relative_positions(model.config)), pool
+
+
+def _make_pool(context: int, per_token: int, budget: int, *, max_cached: int) -> RowPool:
+    if budget < per_token * min(context, 256):
+        raise ModelLoadError(
+            f"Only {budget / 2**20:.0f} MiB are left for the KV cache, which holds {budget // per_token} tokens.",
+            hint="Use a smaller model or --load-8bit, or free memory.",
+        )
+    return RowPool(context, per_token, budget, max_cached=max_cached)
+
+
+def _cache_bytes_per_token(model: Any) -> int:
+    """What a model that manages its own cache may keep for each token, at most: K and V of every layer, twice for a
+    decoder that also keeps them for its prompt."""
+    config = model.config.get_text_config(decoder=True)
+    layers = getattr(config, "num_decoder_layers", None) or config.num_hidden_layers
+    heads = getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", 0)
+    size = getattr(config, "d_kv", None) or getattr(config, "head_dim", None)
+    width = heads * size if heads and size else config.hidden_size
+    both = 2 if model.config.is_encoder_decoder else 1
+    return int(2 * layers * width * model.dtype.itemsize * both)
+
+
+def decoder_start(model: Any) -> list[int]:
+    """The ids that an encoder-decoder model's answer begins with.
+
+    Raises:
+        ModelLoadError: the configuration names none.
+    """
+    settings = (model.generation_config, model.config)
+    start = next((v for s in settings if (v := getattr(s, "decoder_start_token_id", None)) is not None), None)
+    if start is None:
+        start = next((v for s in settings if (v := getattr(s, "bos_token_id", None)) is not None), None)
+    if start is None:
+        raise ModelLoadError(
+            "The model's configuration names no decoder_start_token_id.", hint="Add it to generation_config.json."
+        )
+    forced = next((v for s in settings if (v := getattr(s, "forced_bos_token_id", None)) is not None), None)
+    return [start] if forced is None else [start, forced]
 
 
 def build_engine(parts: Parts) -> TransformersEngine:
     """Start the engine's thread; must run inside the event loop that will use it."""
-    embedder = Embedder(parts.loaded.model, packed=parts.loaded.packed)
+    embedder = Embedder(parts.loaded.model, packed=parts.loaded.kind == "packed")
     return TransformersEngine(
         parts.info,
         parts.loaded.tokenizer,

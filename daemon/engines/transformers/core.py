@@ -28,10 +28,6 @@ class Runner(Protocol):
 
     def forward(self, plan: Plan) -> tuple[torch.Tensor, list[Work]]: ...
 
-    def admit(self, sequences: Seq[Sequence]) -> None: ...
-
-    def retire(self, sequence: Sequence) -> None: ...
-
     def memory_bytes(self) -> int: ...
 
 
@@ -84,7 +80,7 @@ class EngineCore:
             return
         for sequence in state.sequences:
             if sequence.finish_reason is None:
-                self._retire(sequence)
+                self.scheduler.remove(sequence)
 
     def idle(self) -> bool:
         return self.scheduler.idle()
@@ -122,7 +118,6 @@ class EngineCore:
         )
 
     def _compute(self, plan: Plan) -> None:
-        self._runner.admit([work.sequence for work in (*plan.decode, *plan.prefill) if work.start == 0])
         logits, owners = self._runner.forward(plan)
         logits, sequences = self._take_prompt_logprobs(logits, owners)
         logits, sequences = self._end_silent(logits, sequences)
@@ -251,7 +246,7 @@ class EngineCore:
             if sequence.stops.matched is not None:
                 reason, sequence.stop_reason = "stop", sequence.stops.matched
         sequence.finish_reason = reason
-        self._retire(sequence)
+        self.scheduler.remove(sequence)
         self._emit(sequence, text, reason)
         state = sequence.owner
         if all(s.finish_reason is not None for s in state.sequences):
@@ -259,10 +254,6 @@ class EngineCore:
                 self._release_best(state)
             self._requests.pop(state.key, None)
             self._events.append((state.key, None))
-
-    def _retire(self, sequence: Sequence) -> None:
-        self._runner.retire(sequence)
-        self.scheduler.remove(sequence)
 
     def _emit(self, sequence: Sequence, text: str, reason: FinishReason | None) -> None:
         delta = Delta(

@@ -220,6 +220,6 @@ class TransformersEngine:
 
 def process_memory() -> int:
     """Resident bytes of this process, mapped weights included."""
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     return int(psutil.Process(os.getpid()).memory_info().rss)

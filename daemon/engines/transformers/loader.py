@@ -7,14 +7,16 @@ import logging
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 import torch
 
 from daemon.engines.base import EngineInfo, LoadOptions, LoadProgress
 from daemon.engines.transformers import attention, devices
 from daemon.engines.transformers.context import context_length
+from daemon.engines.transformers.families import can_pack
+from daemon.engines.transformers.packed import packed_agrees
 from daemon.engines.transformers.progress import report_progress
 from daemon.engines.transformers.threads import choose_threads
 from fcd.errors import FcdError, ModelLoadError
@@ -30,8 +32,8 @@ class LoadedModel:
     model: Any
     tokenizer: Any
     info: EngineInfo
-    packed: bool
-    """Its attention goes through our function."""
+    kind: Literal["packed", "serial", "seq2seq"]
+    """Which runner serves it."""
 
 
 def load_model(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
@@ -67,9 +69,8 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     dtype = devices.choose_dtype(options.dtype, native, device)
     model = _load_weights(folder, config, dtype, device, options, progress)
     model.eval().requires_grad_(False)
-    packed = not config.is_encoder_decoder
     info = _describe(folder, model, tokenizer, device, dtype, options)
-    return LoadedModel(model, tokenizer, info, packed)
+    return LoadedModel(model, tokenizer, info, _runner_kind(model))
 
 
 def check_folder(options: LoadOptions) -> Path:
@@ -88,7 +89,7 @@ def check_folder(options: LoadOptions) -> Path:
             f"'{folder}' has no config.json, so it is not a Hugging Face model folder.",
             hint="Give the folder that holds config.json and the .safetensors files.",
         )
-    if not any(folder.glob("*.safetensors")):
+    if not any(folder.glob("*.safetensors*")):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
         raise ModelLoadError(
             f"'{folder}' holds no .safetensors weights."
@@ -122,6 +123,18 @@ def explain(error: Exception, options: LoadOptions) -> ModelLoadError:
     )
 
 
+def _runner_kind(model: Any) -> Literal["packed", "serial", "seq2seq"]:
+    if model.config.is_encoder_decoder:
+        return "seq2seq"
+    if model.config._attn_implementation != attention.NAME:
+        return "serial"
+    if packed_agrees(model, model.get_input_embeddings().weight.device):
+        return "packed"
+    log.warning("%s does not compute the same through packed attention; it runs unbatched", type(model).__name__)
+    model.set_attn_implementation("eager")
+    return "serial"
+
+
 def _load_tokenizer(folder: Path, trust: bool) -> Any:
     from transformers import AutoTokenizer
 
@@ -133,15 +146,15 @@ def _load_weights(
 ) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    seq2seq = bool(config.is_encoder_decoder)
-    kind = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    ours = can_pack(config, kind._model_mapping.get(type(config), None))
     with report_progress(progress):
         return kind.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
             device_map={"": device},
-            attn_implementation="sdpa" if seq2seq else attention.NAME,
+            attn_implementation=attention.NAME if ours else None,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=options.trust_remote_code,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
 from typing import Any
 
 import torch
 
-from daemon.engines.transformers.attention import DecodeGroup, PrefillChunk, Step, running
+from daemon.engines.transformers.attention import NAME, DecodeGroup, PrefillChunk, Step, running
 from daemon.engines.transformers.kv_store import KvStore, LayerSpec
 from daemon.engines.transformers.rows import RowPool
 from daemon.engines.transformers.scheduler import Plan, Work
-from daemon.engines.transformers.sequence import Sequence
 
 
 class PackedRunner:
@@ -64,12 +62,6 @@ class PackedRunner:
             assert row is not None
             row.length = work.start + work.count
         return logits, owners
-
-    def admit(self, sequences: Seq[Sequence]) -> None:
-        """Nothing to prepare: a prompt is computed as chunks."""
-
-    def retire(self, sequence: Sequence) -> None:
-        """Nothing besides the row, which the pool owns."""
 
     def memory_bytes(self) -> int:
         return self.store.allocated_bytes()
@@ -136,10 +128,42 @@ def probe_layers(model: Any, device: torch.device) -> list[LayerSpec]:
         RuntimeError: the model's layers do not all go through the attention interface.
     """
     seen: dict[int, LayerSpec] = {}
-    step = Step([], [PrefillChunk(0, 0, 0, 0, 4)], None, seen=seen)
-    ids = torch.tensor([[1, 2, 3, 4]], device=device)
-    with running(step):
-        model(input_ids=ids, position_ids=torch.arange(4, device=device)[None], use_cache=False)
+    _packed_logits(model, [4], device, seen)
     if not seen or sorted(seen) != list(range(len(seen))):
         raise RuntimeError("the model's layers do not go through the attention interface")
     return [seen[layer] for layer in range(len(seen))]
+
+
+@torch.inference_mode()
+def packed_agrees(model: Any, device: torch.device) -> bool:
+    """Whether two sequences packed together get the logits that the model's own attention gives each of them."""
+    lengths = [5, 9]
+    packed = _packed_logits(model, lengths, device, None)
+    model.set_attn_implementation("eager")
+    try:
+        alone = [model(input_ids=_probe_ids(n, device)[None], use_cache=False).logits[0, -1] for n in lengths]
+    finally:
+        model.set_attn_implementation(NAME)
+    want = torch.stack(alone).float()
+    spread = want.std(-1, keepdim=True).clamp_min(1e-6)
+    # bf16 keeps three digits; a wrong mask or a missing bias moves logits by their own spread.
+    return bool(((packed.float() - want).abs() / spread).mean() < 0.1)
+
+
+def _packed_logits(
+    model: Any, lengths: list[int], device: torch.device, seen: dict[int, LayerSpec] | None
+) -> torch.Tensor:
+    """The last logits of fresh sequences of these lengths, computed in one packed forward without a store."""
+    firsts = [sum(lengths[:i]) for i in range(len(lengths))]
+    chunks = [PrefillChunk(0, first, 0, 0, n) for first, n in zip(firsts, lengths, strict=True)]
+    ids = torch.cat([_probe_ids(n, device) for n in lengths])[None]
+    positions = torch.cat([torch.arange(n, device=device) for n in lengths])[None]
+    with running(Step([], chunks, None, seen=seen)):
+        logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0]
+    ends = [first + n - 1 for first, n in zip(firsts, lengths, strict=True)]
+    rows: torch.Tensor = logits[ends]
+    return rows
+
+
+def _probe_ids(count: int, device: torch.device) -> torch.Tensor:
+    return torch.arange(1, count + 1, device=device) * 3

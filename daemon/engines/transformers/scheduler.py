@@ -159,8 +159,9 @@ class Scheduler:
         return None
 
     def _place_in_pool(self, sequence: Sequence) -> bool:
-        wanted = min(sequence.max_length, len(sequence.ids) + ROOM_AHEAD, self.pool.max_tokens)
-        tokens = max(wanted, len(sequence.ids))
+        # An encoder-decoder model keeps as much for each prompt token as for each token of the answer.
+        prompt = len(sequence.encoder_ids or ())
+        tokens = max(prompt, min(sequence.max_length, len(sequence.ids) + ROOM_AHEAD, self.pool.max_tokens))
         source, shared = None, 0
         if sequence.encoder_ids is None and (
             sequence.owner.request.params.prompt_logprobs is None or sequence.index > 0
@@ -170,8 +171,8 @@ class Scheduler:
             sequence.row = self.pool.adopt(sequence.ids, tokens, source, shared)
         if sequence.row is None:
             sequence.row = self.pool.allocate(sequence.ids, tokens)
-        if sequence.row is None and tokens > len(sequence.ids) + 1:
-            sequence.row = self.pool.allocate(sequence.ids, len(sequence.ids) + 1)
+        if sequence.row is None and tokens > max(prompt, len(sequence.ids) + 1):
+            sequence.row = self.pool.allocate(sequence.ids, max(prompt, len(sequence.ids) + 1))
         if sequence.row is not None and sequence.generated == 0 and sequence.index == 0:
             sequence.owner.cached_tokens = sequence.row.length
         return sequence.row is not None

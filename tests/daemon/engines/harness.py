@@ -60,6 +60,11 @@ def with_engine(family: str, test: Callable[[Engine], Awaitable[None]], **option
 
 async def nothing_held(engine: Engine) -> None:
     """Wait until no sequence runs or waits and no KV row is in use."""
+    await until(lambda: not ((stats := engine.stats()).running or stats.waiting or stats.kv_used))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait, ten seconds at most, for what the engine's thread will do."""
     async with asyncio.timeout(10):
-        while (stats := engine.stats()).running or stats.waiting or stats.kv_used:
-            await asyncio.sleep(0.005)
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)

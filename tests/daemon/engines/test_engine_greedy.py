@@ -106,3 +106,16 @@ def test_requests_that_arrive_together_share_one_prefill() -> None:
             assert answer.ids == reference("llama", ids, 4)
 
     with_engine("llama", test)
+
+
+@pytest.mark.parametrize("family", ["mamba", "falcon"])
+def test_what_cannot_be_packed_still_answers_right(family: str) -> None:
+    rng = random.Random(family)
+    prompts = [random_prompt(rng, rng.randint(1, 60)) for _ in range(4)]
+
+    async def test(engine: Engine) -> None:
+        answers = await asyncio.gather(*(ask(engine, ids, max_tokens=10) for ids in prompts))
+        for ids, answer in zip(prompts, answers, strict=True):
+            assert answer.ids == reference(family, ids, 10)
+
+    with_engine(family, test)

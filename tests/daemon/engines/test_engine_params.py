@@ -10,7 +10,7 @@ import pytest
 
 from daemon.engines.base import Engine, GenerationRequest, SamplingParams
 from fcd.errors import ApiError
-from tests.daemon.engines.harness import Answer, ask, collect, nothing_held, with_engine
+from tests.daemon.engines.harness import Answer, ask, collect, nothing_held, until, with_engine
 from tests.daemon.engines.test_engine_greedy import reference, reference_model
 from tests.tiny_models import VOCABULARY
 
@@ -202,7 +202,8 @@ def test_leaving_frees_everything_and_harms_nobody() -> None:
 
 def test_what_cannot_be_served_is_refused() -> None:
     async def test(engine: Engine) -> None:
-        for ids, code in (([], "invalid_request"), ([3] * 1025, "context_length_exceeded"), ([99999], "invalid_request")):
+        cases = [([], "invalid_request"), ([3] * 1025, "context_length_exceeded"), ([99999], "invalid_request")]
+        for ids, code in cases:
             with pytest.raises(ApiError) as refused:
                 await ask(engine, ids)
             assert (refused.value.status, refused.value.code, refused.value.param) == (400, code, "prompt")
@@ -233,9 +234,7 @@ def test_a_crash_fails_what_runs_and_says_so() -> None:
     async def main() -> None:
         engine = await load_engine(LoadOptions(path=str(tiny_model("llama"))), lambda *progress: None)
         running = asyncio.create_task(ask(engine, PROMPT, max_tokens=900))
-        async with asyncio.timeout(10):
-            while not engine.stats().running:
-                await asyncio.sleep(0.001)
+        await until(lambda: engine.stats().running > 0)
 
         def broken(*args: object) -> None:
             raise RuntimeError("the forward broke")
@@ -261,9 +260,7 @@ def test_closing_ends_running_requests() -> None:
     async def main() -> None:
         engine = await load_engine(LoadOptions(path=str(tiny_model("llama"))), lambda *progress: None)
         running = asyncio.create_task(ask(engine, PROMPT, max_tokens=1000))
-        async with asyncio.timeout(10):
-            while not engine.stats().running:
-                await asyncio.sleep(0.001)
+        await until(lambda: engine.stats().running > 0)
         await engine.close()
         with pytest.raises(ApiError):
             await running

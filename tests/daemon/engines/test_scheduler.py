@@ -31,8 +31,9 @@ def make(prompt: list[int], count: int, n: int = 1) -> list[Sequence]:
     state = RequestState(GenerationRequest("r", prompt, params, n=n), 1, 0.0)
     for index in range(n):
         leader = state.sequences[0] if index else None
+        size = len(prompt)
         state.sequences.append(
-            Sequence(state, index, list(prompt), len(prompt), len(prompt) + count, 0, NoText(), StopStrings(()), frozenset())
+            Sequence(state, index, list(prompt), size, size + count, 0, NoText(), StopStrings(()), frozenset())
         )
         state.sequences[-1].leader = leader
     return state.sequences
