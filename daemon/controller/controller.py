@@ -1,0 +1,371 @@
+"""The controller: the Dispatcher of the gateway, and what the routes for people call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sanic import Blueprint
+
+from daemon.controller.fastchat import FastChatView
+from daemon.controller.hub import Hub
+from daemon.controller.join import Join
+from daemon.controller.loads import follow_load
+from daemon.controller.models import Models, asks_for_nothing_special, same_launch, unique_name
+from daemon.controller.registry import Registry
+from daemon.controller.snapshot import worker_info
+from daemon.scheduler import Config
+from daemon.scheduler import events as e
+from daemon.supervisor.launch import LaunchSpec, worker_name
+from daemon.supervisor.logs import log_files, tail
+from daemon.supervisor.memory import MachineMemory, MemoryProbe
+from daemon.supervisor.probe import HttpProber, Prober
+from daemon.supervisor.process import Spawn, spawn
+from daemon.supervisor.supervisor import Lease, Supervisor, Timing
+from fcd.errors import ApiError
+from fcd.settings import DaemonSettings
+from fcd.wire.admin import DaemonEvent, LoadEvent, LoadRequest, ModelInfo, ModelOptions, WorkerInfo
+
+if TYPE_CHECKING:
+    from daemon.context import DaemonContext
+
+log = logging.getLogger("fcd.controller")
+
+_GPU_REFRESH_S = 5.0
+_CHANGES_S = 0.2
+"""Watchers hear of a worker's numbers at most this often; of its state, at once."""
+_MOST_SPECS = 1024
+
+
+class Controller:
+    """Who is there, and who gets which request."""
+
+    def __init__(
+        self,
+        context: DaemonContext,
+        *,
+        spawn: Spawn = spawn,
+        prober: Prober | None = None,
+        memory: MemoryProbe | None = None,
+        config: Config | None = None,
+        timing: Timing | None = None,
+    ) -> None:
+        self._context = context
+        self._timing = timing or Timing()
+        self._machine = MachineMemory()
+        self.hub = Hub()
+        self.registry = Registry()
+        self.catalog = Models(context.settings, lambda: self._machine.has_gpu)
+        self.supervisor = Supervisor(
+            paths=context.paths,
+            tokens=context.security,
+            registry=self.registry,
+            spawn=spawn,
+            prober=prober or HttpProber(self._timing.probe_timeout_s),
+            memory=memory or self._machine,
+            config=config or config_of(context.settings.daemon),
+            timing=self._timing,
+            controller_url=lambda: context.url,
+            on_change=self._changed,
+            on_gone=self._gone,
+            use_sockets=hasattr(asyncio, "start_unix_server"),
+        )
+        self.join = Join(self.supervisor, self.registry, self._is_reserved)
+        self._aliases: dict[str, str] = {}
+        self.fastchat = FastChatView(self.supervisor, self.registry, lambda name: self._aliases.get(name, name))
+        self._shown: dict[str, str] = {}
+        self._dirty: set[str] = set()
+        self._flush: asyncio.TimerHandle | None = None
+        self._background: list[asyncio.Task[None]] = []
+        self._started = False
+        self._closing = False
+
+    # Life
+
+    async def start(self) -> None:
+        self.supervisor.start()
+        await asyncio.gather(self._machine.refresh(), self.catalog.refresh())
+        if self._machine.has_gpu:
+            self._background.append(asyncio.get_running_loop().create_task(self._watch_gpus()))
+        self._background.append(asyncio.get_running_loop().create_task(self._preload()))
+        self._started = True
+
+    async def close(self) -> None:
+        self._closing = True
+        for task in self._background:
+            task.cancel()
+        if self._flush is not None:
+            self._flush.cancel()
+        try:
+            # The gateway has already waited for the requests that run.
+            await self.supervisor.close(0.0)
+        finally:
+            self.hub.close()
+
+    def not_ready(self) -> list[str]:
+        if self._closing:
+            return ["The daemon is shutting down."]
+        return [] if self._started else ["The controller is starting."]
+
+    async def _preload(self) -> None:
+        for name, model in self._context.settings.models.items():
+            if not model.preload:
+                continue
+            try:
+                spec = await self._known(name, owner=True)
+            except ApiError as error:
+                log.error("models.%s cannot be preloaded: %s", name, error.message)
+            else:
+                self._load(spec, None)
+
+    async def _watch_gpus(self) -> None:
+        while True:
+            await asyncio.sleep(_GPU_REFRESH_S)
+            await self._machine.refresh()
+            self.supervisor.read_memory(force=True)
+
+    # Dispatch
+
+    async def acquire(self, model: str, *, exclude: Collection[str] = (), keep_alive: str = "") -> Lease:
+        """See `daemon.dispatch.Dispatcher`. `keep_alive` holds from the end of this request on."""
+        name = self._aliases.get(model, model)
+        if name not in self.supervisor.state.models:
+            name = (await self._known(model, owner=False)).name
+        seconds = self.catalog.keep_alive(keep_alive) if keep_alive else None
+        return await self.supervisor.acquire(name, exclude, seconds)
+
+    def models(self) -> list[ModelInfo]:
+        listed = {info.name: info for info in self.catalog.listing()}
+        for spec in self.supervisor.specs.values():
+            for name in spec.all_names:
+                listed.setdefault(
+                    name, ModelInfo(name, spec.source, path=spec.path, context_length=spec.context_length)
+                )
+        for worker in self.workers():
+            for name in worker.models:
+                info = listed.setdefault(name, ModelInfo(name, "worker", context_length=worker.context_length))
+                if _RANK[worker.state] > _RANK.get(info.state, 0):
+                    info.state = worker.state
+        return list(listed.values())
+
+    # Workers
+
+    def workers(self) -> list[WorkerInfo]:
+        return [info for name in self.supervisor.state.workers if (info := self.worker(name)) is not None]
+
+    def worker(self, name: str) -> WorkerInfo | None:
+        worker = self.supervisor.state.workers.get(name)
+        if worker is None:
+            return None
+        return worker_info(
+            self.supervisor.state,
+            worker,
+            now=self.supervisor.now(),
+            record=self.registry.get(name),
+            local=self.supervisor.local.get(name),
+            spec=self.supervisor.specs.get(worker.models[0]) if worker.local else None,
+        )
+
+    async def start_worker(self, request: LoadRequest) -> WorkerInfo:
+        """Begin to load; the worker as it is now.
+
+        Raises:
+            ApiError: the name means nothing, or there is no room.
+        """
+        spec = await self._known(request.model, owner=True, options=request.options)
+        self._load(spec, request.options)
+        model = self.supervisor.state.models[spec.name]
+        info = next((info for name in model.workers if (info := self.worker(name)) is not None), None)
+        if info is not None:
+            return info
+        refusal = self.supervisor.refusals.get(spec.name)
+        if refusal:
+            raise ApiError(503, refusal, code="out_of_memory")
+        return WorkerInfo(name=worker_name(spec.name), models=list(spec.all_names), state="starting")
+
+    async def load(self, request: LoadRequest) -> AsyncIterator[LoadEvent | None]:
+        """Load a model and follow it; None when nothing happened for a while. Leaving does not stop the load.
+
+        Raises:
+            ApiError: before the first event, when the name means nothing.
+        """
+        spec = await self._known(request.model, owner=True, options=request.options)
+        return follow_load(self, spec, request.options, self._context.settings.daemon.sse_comment_s)
+
+    def begin_load(self, spec: LaunchSpec, options: ModelOptions) -> None:
+        self._load(spec, options)
+
+    async def unload(self, model: str) -> None:
+        """Raises ApiError: 404 when it is not loaded here."""
+        name = self._aliases.get(model, model)
+        known = self.supervisor.state.models.get(name)
+        if known is None:
+            known = self.supervisor.state.models.get((await self._known(model, owner=True)).name)
+        if known is None or not any(self.supervisor.state.workers[each].local for each in known.workers):
+            raise ApiError(404, f"'{model}' is not loaded here. `fcd ps` lists what is.", code="not_loaded")
+        self.supervisor.submit(e.UnloadRequested(known.name))
+
+    def restart(self, name: str) -> None:
+        """Raises ApiError: 404, or 409 for a worker that another machine started."""
+        self._require(name, local=True)
+        self.supervisor.read_memory()
+        self.supervisor.submit(e.RestartRequested(name))
+
+    def stop_worker(self, name: str) -> None:
+        """Raises ApiError 404."""
+        self._require(name, local=False)
+        self.supervisor.submit(e.StopRequested(name))
+
+    async def log_lines(self, name: str, lines: int) -> list[str]:
+        """The end of a worker's newest log, also of one that is gone. Raises ApiError 404."""
+        local = self.supervisor.local.get(name)
+        path: Path | None = local.log_path if local is not None else None
+        if path is None and name == worker_name(name):
+            files = await asyncio.to_thread(log_files, self._context.paths.logs / "workers", name)
+            path = files[-1] if files else None
+        if path is None:
+            raise _no_worker(name)
+        return await asyncio.to_thread(tail, path, lines)
+
+    def blueprints(self, context: DaemonContext) -> Sequence[Blueprint]:
+        from daemon.controller.api_routes import api_routes
+        from daemon.controller.wire_routes import wire_routes
+
+        return [wire_routes(self), api_routes(self, context)]
+
+    # Inside
+
+    def _require(self, name: str, *, local: bool) -> None:
+        worker = self.supervisor.state.workers.get(name)
+        if worker is None:
+            raise _no_worker(name)
+        if local and not worker.local:
+            raise ApiError(409, f"'{name}' was started elsewhere: restart it there.", code="not_local")
+
+    async def _known(self, model: str, *, owner: bool, options: ModelOptions | None = None) -> LaunchSpec:
+        """The spec of a model that can be started here, made known to the scheduler."""
+        given = options or ModelOptions()
+        plain = asks_for_nothing_special(given)
+        name = self._aliases.get(model, model)
+        if plain and name in self.supervisor.specs:
+            return self.supervisor.specs[name]
+        if given.keep_alive:
+            self.catalog.keep_alive(given.keep_alive)
+        spec = await self.catalog.find(model, owner=owner, options=given)
+        return self._declare(model, spec, plain=plain, named=bool(given.model_names))
+
+    def _declare(self, asked: str, spec: LaunchSpec, *, plain: bool, named: bool) -> LaunchSpec:
+        for known in self.supervisor.specs.values():
+            if same_launch(known, spec) and (not named or known.all_names == spec.all_names):
+                return self._remember(asked, known, plain)
+        known_spec = self.supervisor.specs.get(spec.name)
+        if plain and known_spec is not None and known_spec.target == spec.target:
+            return self._remember(asked, known_spec, plain)
+        if named:
+            self._check_free(spec)
+        else:
+            spec = unique_name(spec, lambda name: self._is_taken_for(spec, name))
+        if len(self.supervisor.specs) >= _MOST_SPECS:
+            raise ApiError(429, f"{_MOST_SPECS} models are known here, as many as may be.", code="overloaded")
+        self.supervisor.specs[spec.name] = spec
+        for name in spec.names:
+            self._aliases[name] = spec.name
+        keep_alive = self.catalog.keep_alive(spec.options.keep_alive)
+        self.supervisor.submit(e.ModelDeclared(spec.name, worker_name(spec.name), keep_alive, spec.estimate, spec.pool))
+        return self._remember(asked, spec, plain)
+
+    def _remember(self, asked: str, spec: LaunchSpec, plain: bool) -> LaunchSpec:
+        """An alias need not be looked up again. Paths are: they mean something to the machine's owner alone."""
+        if plain and asked != spec.name and "/" not in asked and asked in self._context.settings.aliases:
+            self._aliases[asked] = spec.name
+        return spec
+
+    def _is_taken_for(self, spec: LaunchSpec, name: str) -> bool:
+        if name in self.supervisor.specs or name in self.supervisor.state.models or name in self._aliases:
+            return True
+        return spec.source == "path" and self.catalog.is_reserved(name)
+
+    def _check_free(self, spec: LaunchSpec) -> None:
+        for name in spec.all_names:
+            if self._is_taken_for(spec, name):
+                raise ApiError(
+                    409, f"The name '{name}' is taken by another model.", code="name_taken", param="model_names"
+                )
+
+    def _is_reserved(self, name: str) -> bool:
+        return name in self.supervisor.specs or name in self._aliases or self.catalog.is_reserved(name)
+
+    def _load(self, spec: LaunchSpec, options: ModelOptions | None) -> None:
+        keep_alive = options.keep_alive if options is not None else ""
+        self.supervisor.refusals.pop(spec.name, None)
+        self.supervisor.read_memory()
+        seconds = self.catalog.keep_alive(keep_alive) if keep_alive else None
+        self.supervisor.submit(e.LoadRequested(spec.name, seconds))
+
+    # What watchers hear
+
+    def _changed(self, name: str) -> None:
+        if not name:
+            self.hub.publish(DaemonEvent("models"))
+            return
+        worker = self.supervisor.state.workers.get(name)
+        if worker is None:
+            return
+        state = f"{worker.state} {worker.healthy}"
+        if self._shown.get(name) != state:
+            self._shown[name] = state
+            self._publish(name)
+            self.hub.publish(DaemonEvent("models"))
+            return
+        self._dirty.add(name)
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().call_later(_CHANGES_S, self._publish_dirty)
+
+    def _publish_dirty(self) -> None:
+        self._flush = None
+        names, self._dirty = self._dirty, set()
+        for name in names:
+            self._publish(name)
+
+    def _publish(self, name: str) -> None:
+        info = self.worker(name)
+        if info is not None:
+            self.hub.publish(DaemonEvent("worker", worker=info, name=name))
+
+    def _gone(self, name: str) -> None:
+        self._shown.pop(name, None)
+        self._dirty.discard(name)
+        self.hub.publish(DaemonEvent("worker_gone", name=name))
+        self.hub.publish(DaemonEvent("models"))
+
+
+_RANK = {
+    "available": 0,
+    "lost": 1,
+    "stopped": 1,
+    "failed": 2,
+    "backoff": 3,
+    "stopping": 4,
+    "starting": 5,
+    "loading": 6,
+    "ready": 7,
+}
+
+
+def config_of(settings: DaemonSettings) -> Config:
+    """The scheduler's bounds from the settings."""
+    return Config(
+        max_queue=settings.max_queue,
+        max_wait_s=settings.first_byte_s,
+        load_stall_s=settings.load_stall_s,
+        drain_s=settings.drain_s,
+        heartbeat_s=settings.heartbeat_s,
+        dispatch=settings.dispatch,
+    )
+
+
+def _no_worker(name: str) -> ApiError:
+    return ApiError(404, f"There is no worker '{name[:80]}'. `fcd worker list` lists them.", code="not_found")

@@ -1,0 +1,239 @@
+"""Registration and heartbeats: who may enter the table, as what, and at which address."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import httpx2 as httpx
+import msgspec
+
+from daemon.access import is_loopback
+from daemon.controller.models import check_names
+from daemon.controller.registry import Record, Registry, target_of
+from daemon.dispatch import Target
+from daemon.security import Caller
+from daemon.supervisor.probe import base_url
+from daemon.supervisor.supervisor import Supervisor
+from fcd.errors import ApiError, invalid
+from fcd.wire.controller import EngineGauges, FcdExtension, HeartBeat, RegisterWorker, WorkerStatus
+
+log = logging.getLogger("fcd.controller")
+
+_STATUS_TIMEOUT_S = 5.0
+_MOST_NAMES = 256
+_MOST_FOREIGN = 4096
+_MOST_STATUS_BYTES = 1024 * 1024
+_NAME_LIMIT = 512
+
+
+class Join:
+    """The door of the registry."""
+
+    def __init__(self, supervisor: Supervisor, registry: Registry, is_reserved: Callable[[str], bool]) -> None:
+        self._supervisor = supervisor
+        self._registry = registry
+        self._is_reserved = is_reserved
+        self._polls: set[asyncio.Task[None]] = set()
+
+    async def register(self, body: RegisterWorker, caller: Caller, peer: str) -> None:
+        """Enter a worker. One that gives no status and does not answer for it is left out, as FastChat does.
+
+        Raises:
+            ApiError: 400 for what cannot be used, 403 for an address or a name that is not its own, 409 for a model
+                name that belongs to this machine.
+        """
+        if caller.kind == "worker":
+            self._register_local(body, caller.name)
+            return
+        known = self._registry.by_url(body.worker_name)
+        if known is not None and known.local:
+            raise ApiError(409, f"{body.worker_name} is a worker of this daemon.", code="name_taken")
+        if body.fcd is not None and body.fcd.worker_id:
+            raise ApiError(403, "'fcd.worker_id' names a worker that this daemon started.", code="forbidden")
+        name = self._registry.name_for(body.worker_name)
+        target = _foreign_target(name, body)
+        await _check_address(target, peer)
+        status = body.worker_status
+        if status is None:
+            status = await poll_status(_status_target(name, body.worker_name))
+            if status is None:
+                log.warning("%s registered without a status and does not answer for it", body.worker_name)
+                return
+        self._check_models(status, caller)
+        if known is None and len(self._registry.all()) >= _MOST_FOREIGN:
+            raise ApiError(429, f"{_MOST_FOREIGN} workers are registered, as many as may be.", code="overloaded")
+        record = Record(
+            name=name,
+            url=body.worker_name,
+            local=False,
+            status=status,
+            target=target,
+            multimodal=body.multimodal,
+            check_beat=body.check_heart_beat,
+            fcd=body.fcd or FcdExtension(dialect="fastchat", engine="fastchat", device=""),
+            registered_at=time.time(),
+        )
+        self._supervisor.register(record)
+        log.info("worker %s registered for %s", name, ", ".join(status.model_names))
+        if known is not None and body.fcd is None and set(known.status.model_names) != set(status.model_names):
+            # A multi-model worker may register again with one of its models only: ask it for all.
+            self._later(self._take_union(record, caller))
+
+    def _register_local(self, body: RegisterWorker, name: str) -> None:
+        local = self._supervisor.local.get(name)
+        said = body.fcd
+        if local is None or said is None or said.worker_id != name:
+            raise ApiError(403, f"This token is for the worker '{name}' alone.", code="forbidden")
+        socket_path = local.socket if said.socket == local.socket else ""
+        try:
+            target = target_of(name, said.openai_url or body.worker_name, socket=socket_path)
+        except ValueError as error:
+            raise invalid("worker_name", str(error)) from None
+        if not is_loopback(target.host):
+            raise ApiError(403, f"A worker of this machine is reached on it, not at {target.host}.", code="forbidden")
+        speed = body.worker_status.speed if body.worker_status is not None else 1
+        record = Record(
+            name=name,
+            url=body.worker_name,
+            local=True,
+            status=WorkerStatus(list(local.spec.all_names), speed, 0),
+            target=target,
+            multimodal=body.multimodal,
+            fcd=said,
+            registered_at=time.time(),
+        )
+        self._supervisor.register(record)
+
+    def beat(self, body: HeartBeat, caller: Caller) -> bool:
+        """Whether the worker is known; one that is not has to register in full."""
+        record = self._registry.by_url(body.worker_name)
+        if record is None or (record.local and (caller.kind, caller.name) != ("worker", record.name)):
+            return False
+        worker = self._supervisor.state.workers.get(record.name)
+        if worker is None or (worker.state == "lost" and not record.local):
+            return False
+        status = msgspec.structs.replace(record.status, queue_length=max(0, body.queue_length))
+        gauges = body.fcd if body.fcd is not None else EngineGauges()
+        self._supervisor.heard(msgspec.structs.replace(record, status=status, gauges=gauges))
+        return True
+
+    async def refresh(self) -> None:
+        """Ask every worker elsewhere for its status again and forget those that do not answer."""
+        foreign = [record for record in self._registry.all() if not record.local]
+        statuses = await asyncio.gather(*(poll_status(_status_target(each.name, each.url)) for each in foreign))
+        for record, status in zip(foreign, statuses, strict=True):
+            if self._registry.get(record.name) is not record:
+                continue
+            if status is None:
+                self._supervisor.forget(record.name)
+            elif not self._may_serve(status):
+                log.warning("%s now claims models of this machine", record.url)
+                self._supervisor.forget(record.name)
+            else:
+                self._supervisor.register(msgspec.structs.replace(record, status=status))
+
+    async def _take_union(self, record: Record, caller: Caller) -> None:
+        status = await poll_status(_status_target(record.name, record.url))
+        if status is None or self._registry.get(record.name) is not record:
+            return
+        try:
+            self._check_models(status, caller)
+        except ApiError as error:
+            log.warning("the models of %s cannot be taken: %s", record.url, error.message)
+            return
+        self._supervisor.register(msgspec.structs.replace(record, status=status))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._polls.add(task)
+        task.add_done_callback(self._polls.discard)
+
+    def _check_models(self, status: WorkerStatus, caller: Caller) -> None:
+        check_names(status.model_names, most=_MOST_NAMES)
+        if caller.kind == "admin":
+            return
+        for name in status.model_names:
+            if self._is_taken(name):
+                raise ApiError(
+                    409,
+                    f"'{name}' is a model of this machine, and a worker elsewhere may not answer to its name. "
+                    "Start it with another one: --model-names.",
+                    code="name_taken",
+                    param="model_names",
+                )
+
+    def _may_serve(self, status: WorkerStatus) -> bool:
+        try:
+            check_names(status.model_names, most=_MOST_NAMES)
+        except ApiError:
+            return False
+        return not any(self._is_taken(name) for name in status.model_names)
+
+    def _is_taken(self, name: str) -> bool:
+        return self._is_reserved(name)
+
+
+def _status_target(name: str, url: str) -> Target:
+    """FastChat's own routes are at the worker's name, and paths are appended to it as it stands."""
+    return target_of(name, url, dialect="fastchat")
+
+
+def _foreign_target(name: str, body: RegisterWorker) -> Target:
+    """Where requests go: `openai_url` for workers that have one, on the host that the worker's name says."""
+    if len(body.worker_name) > _NAME_LIMIT:
+        raise invalid("worker_name", f"'worker_name' has at most {_NAME_LIMIT} characters.")
+    try:
+        own = target_of(name, body.worker_name, dialect="fastchat")
+        if body.fcd is None or body.fcd.dialect == "fastchat":
+            return own
+        target = target_of(name, body.fcd.openai_url or body.worker_name)
+    except ValueError as error:
+        raise invalid("worker_name", str(error)) from None
+    if target.host != own.host:
+        raise invalid("openai_url", "'openai_url' must be on the host of 'worker_name'.")
+    return target
+
+
+async def _check_address(target: Target, peer: str) -> None:
+    """Refuse addresses that are nobody's worker, and loopback addresses that come from another machine.
+
+    Raises:
+        ApiError: 400 or 403, saying which flag to set.
+    """
+    try:
+        async with asyncio.timeout(_STATUS_TIMEOUT_S):
+            found = await asyncio.get_running_loop().getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except (OSError, TimeoutError):
+        raise invalid(
+            "worker_name",
+            f"The host '{target.host}' of the worker's address is not known here. Set --worker-address to one that is.",
+        ) from None
+    for entry in found:
+        address = ipaddress.ip_address(entry[4][0])
+        mapped = getattr(address, "ipv4_mapped", None) or address
+        if mapped.is_link_local or mapped.is_multicast or mapped.is_unspecified or mapped.is_reserved:
+            raise ApiError(403, f"{mapped} is not an address that a worker can have.", code="address_not_allowed")
+        if mapped.is_loopback and peer and not is_loopback(peer.removeprefix("::ffff:")):
+            raise invalid(
+                "worker_name",
+                f"The worker says that it is at {target.host}, which from here is this machine. "
+                "Start it with --worker-address http://ITS_HOST:PORT.",
+            )
+
+
+async def poll_status(target: Target) -> WorkerStatus | None:
+    """A worker's own status; None when it does not answer with one."""
+    try:
+        async with asyncio.timeout(_STATUS_TIMEOUT_S), httpx.AsyncClient(verify=target.tls, trust_env=False) as client:
+            answer = await client.post(f"{base_url(target)}/worker_get_status")
+            if answer.status_code != 200 or len(answer.content) > _MOST_STATUS_BYTES:
+                return None
+            return msgspec.json.decode(answer.content, type=WorkerStatus)
+    except (httpx.HTTPError, OSError, TimeoutError, msgspec.MsgspecError, ValueError):
+        return None

@@ -1,0 +1,68 @@
+"""Follows the load of one model for somebody who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from daemon.supervisor.launch import LaunchSpec
+from fcd.wire.admin import LoadEvent, ModelOptions, Progress, WorkerInfo
+
+if TYPE_CHECKING:
+    from daemon.controller.controller import Controller
+
+
+async def follow_load(
+    controller: Controller, spec: LaunchSpec, options: ModelOptions, idle_s: float
+) -> AsyncIterator[LoadEvent | None]:
+    """Progress whenever it changes, then one `ready` or `error`; None after `idle_s` without news."""
+    with controller.hub.subscribe() as changes:
+        controller.begin_load(spec, options)
+        shown: LoadEvent | None = None
+        while True:
+            event = load_status(controller, spec)
+            if event != shown:
+                shown = event
+                yield event
+            if event.type != "progress":
+                return
+            try:
+                async with asyncio.timeout(idle_s):
+                    change = await changes.next()
+            except TimeoutError:
+                yield None
+                continue
+            if change is None:
+                yield LoadEvent("error", spec.name, error="The daemon is shutting down.")
+                return
+
+
+def load_status(controller: Controller, spec: LaunchSpec) -> LoadEvent:
+    """How far a load is now."""
+    supervisor = controller.supervisor
+    model = supervisor.state.models[spec.name]
+    infos = [info for name in model.workers if (info := controller.worker(name)) is not None]
+    ready = next((info for info in infos if supervisor.state.workers[info.name].healthy), None)
+    if ready is not None:
+        return LoadEvent("ready", spec.name, worker=ready)
+    coming = next((info for info in infos if info.state in ("starting", "loading", "ready", "stopping")), None)
+    if coming is not None:
+        return LoadEvent("progress", spec.name, progress=coming.progress or Progress(_STAGES[coming.state]))
+    if spec.name in supervisor.state.pending:
+        return LoadEvent("progress", spec.name, progress=Progress("waiting for memory"))
+    broken = next((info for info in infos if info.state in ("backoff", "failed")), None)
+    if broken is not None and supervisor.state.workers[broken.name].making_room:
+        return LoadEvent("progress", spec.name, progress=Progress("waiting for memory"))
+    if broken is not None:
+        return LoadEvent("error", spec.name, worker=broken, error=_why(broken))
+    reason = supervisor.refusals.get(spec.name) or f"The load of '{spec.name}' was stopped."
+    return LoadEvent("error", spec.name, error=reason)
+
+
+_STAGES = {"starting": "starting", "loading": "loading", "ready": "checking", "stopping": "stopping the one before"}
+
+
+def _why(worker: WorkerInfo) -> str:
+    where = f" Its log: {worker.log}" if worker.log and worker.log not in worker.error else ""
+    return f"{worker.error}{where}"

@@ -1,0 +1,164 @@
+"""Which models can be started here, under which names, and with which options."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+
+import msgspec
+
+from daemon.supervisor.launch import LaunchSpec, Source
+from fcd.builtin import NAMES, builtin_path, is_builtin
+from fcd.catalog import Reference, estimate, list_models, near_names, read_facts, resolve
+from fcd.errors import ConfigError, invalid, model_not_found
+from fcd.settings import Settings, parse_duration
+from fcd.wire.admin import ModelInfo, ModelOptions
+
+_LISTING_FRESH_S = 2.0
+_RUNTIME_BYTES = 350 * 2**20
+"""What a worker takes besides its model."""
+_TOKENS_COUNTED = 4096
+"""Tokens of KV cache that a model is expected to hold at least."""
+
+
+class Models:
+    """Turns names into launch specs."""
+
+    def __init__(self, settings: Settings, has_gpu: Callable[[], bool]) -> None:
+        self._settings = settings
+        self._has_gpu = has_gpu
+        self._listing: list[ModelInfo] = []
+        self._listed_at = float("-inf")
+        self._refreshing: asyncio.Task[None] | None = None
+
+    # Names
+
+    async def find(self, name: str, *, owner: bool, options: ModelOptions | None = None) -> LaunchSpec:
+        """What to start for a name. `owner`: paths may be named, and repos that would have to be downloaded.
+
+        Raises:
+            ApiError: 400 or 404, with what was wrong or the names that come close.
+        """
+        given = options or ModelOptions()
+        return await asyncio.to_thread(self._find, name, owner, given)
+
+    def _find(self, name: str, owner: bool, given: ModelOptions) -> LaunchSpec:
+        reference = resolve(name, self._settings, allow_paths=owner, revision=given.revision)
+        if reference.kind == "repo" and not (owner or reference.configured):
+            raise model_not_found(name, near_names(name, self._settings))
+        options = merge(reference.options, given)
+        shown = reference.name
+        if options.quantization and options.quantization != reference.options.quantization:
+            shown = f"{reference.name.partition('@')[0]}@{options.quantization}"
+        names = list(options.model_names) or [shown]
+        return LaunchSpec(
+            name=names[0],
+            names=tuple(names[1:]),
+            target=_target(reference),
+            options=msgspec.structs.replace(options, model_names=[]),
+            source=_source(reference),
+            path=str(reference.path or ""),
+            context_length=read_facts(reference.path).context_length if reference.path else 0,
+            estimate=_estimate(reference, options),
+            pool=self._pool(options),
+        )
+
+    def is_reserved(self, name: str) -> bool:
+        """Whether a name belongs to a model of this machine, so that nobody else may answer to it."""
+        plain = name.rpartition("@")[0] if name.endswith(("@8bit", "@4bit")) else name
+        known = (self._settings.models, self._settings.aliases, {model.name for model in self._listing})
+        return any(is_builtin(each) or any(each in names for names in known) for each in (name, plain))
+
+    def keep_alive(self, text: str) -> float:
+        """Seconds that a model stays loaded; the setting when `text` is empty. Raises ApiError 400."""
+        try:
+            return parse_duration(text or self._settings.daemon.keep_alive)
+        except ConfigError as error:
+            raise invalid("keep_alive", error.message) from None
+
+    def _pool(self, options: ModelOptions) -> str:
+        device = (options.device or self._settings.worker.device).partition(":")[0]
+        if device in ("", "auto", "cuda", "gpu"):
+            return "cuda" if self._has_gpu() else "cpu"
+        return "cpu"
+
+    # Listing
+
+    def listing(self) -> list[ModelInfo]:
+        """The models of this machine, as last looked up; looks again in the background when that was a while ago."""
+        if time.monotonic() - self._listed_at > _LISTING_FRESH_S and self._refreshing is None:
+            self._refreshing = asyncio.get_running_loop().create_task(self._refresh_in_background())
+        return [msgspec.structs.replace(model) for model in self._listing]
+
+    async def refresh(self) -> None:
+        self._listing = await asyncio.to_thread(list_models, self._settings)
+        self._listed_at = time.monotonic()
+
+    async def _refresh_in_background(self) -> None:
+        try:
+            await self.refresh()
+        finally:
+            self._refreshing = None
+
+
+def unique_name(spec: LaunchSpec, taken: Callable[[str], bool]) -> LaunchSpec:
+    """The spec under a name that is free: its own, or with a number behind it."""
+    name, number = spec.name, 1
+    while taken(name):
+        number += 1
+        name = f"{spec.name}-{number}"
+    return msgspec.structs.replace(spec, name=name)
+
+
+def same_launch(one: LaunchSpec, other: LaunchSpec) -> bool:
+    """Whether two specs would start the same thing."""
+    return one.target == other.target and _comparable(one.options) == _comparable(other.options)
+
+
+def asks_for_nothing_special(options: ModelOptions) -> bool:
+    return _comparable(options) == ModelOptions() and not options.model_names
+
+
+def _comparable(options: ModelOptions) -> ModelOptions:
+    return msgspec.structs.replace(options, keep_alive="", model_names=[])
+
+
+def merge(base: ModelOptions, over: ModelOptions) -> ModelOptions:
+    """`base` with everything that `over` says."""
+    said = {field: value for field in over.__struct_fields__ if (value := getattr(over, field))}
+    return msgspec.structs.replace(base, **said)
+
+
+def check_names(names: Collection[str], *, most: int) -> None:
+    """Raises ApiError 400 for what cannot be names of models."""
+    if not names or len(names) > most:
+        raise invalid("model_names", f"A worker serves between 1 and {most} model names; these are {len(names)}.")
+    for name in names:
+        if not name or len(name) > 256 or not name.isprintable() or name != name.strip() or "," in name:
+            raise invalid("model_names", f"{name[:80]!r} cannot be a model's name.")
+
+
+def _target(reference: Reference) -> str:
+    if reference.kind == "builtin":
+        return next((name for name in NAMES if builtin_path(name) == reference.path), reference.name)
+    return reference.repo or str(reference.path)
+
+
+def _source(reference: Reference) -> Source:
+    if reference.configured:
+        return "config"
+    return {"builtin": "builtin", "folder": "path"}.get(reference.kind, "cache")  # type: ignore[return-value]
+
+
+def _estimate(reference: Reference, options: ModelOptions) -> int:
+    if reference.path is None:
+        return 0
+    dtype = "" if options.dtype == "auto" else options.dtype
+    try:
+        need = estimate(reference.path, options.quantization, dtype=dtype)
+    except (OSError, ValueError, KeyError):
+        return 0
+    if not need.weights_bytes:
+        return 0
+    return need.total_bytes(min(need.context_length or _TOKENS_COUNTED, _TOKENS_COUNTED)) + _RUNTIME_BYTES

@@ -1,0 +1,108 @@
+"""Who registered, and what each said of itself. Records are frozen; only the supervisor replaces them."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import msgspec
+
+from daemon.dispatch import Target
+from fcd.wire.controller import EngineGauges, FcdExtension, WorkerStatus
+
+_PARALLEL_UNKNOWN = 64
+_SLOTS_PER_PARALLEL = 2
+"""A few more than run at once, so that the engine finds the next request when one ends."""
+_MOST_SLOTS = 4096
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One registration."""
+
+    name: str
+    url: str
+    """FastChat's `worker_name`, which is an address and an identity; kept as it was sent."""
+    local: bool
+    status: WorkerStatus
+    target: Target
+    multimodal: bool = False
+    check_beat: bool = True
+    fcd: FcdExtension = msgspec.field(default_factory=FcdExtension)
+    gauges: EngineGauges = msgspec.field(default_factory=EngineGauges)
+    registered_at: float = 0.0
+
+    @property
+    def limit(self) -> int:
+        """How many requests it may have at once."""
+        parallel = self.fcd.parallel
+        return min(_MOST_SLOTS, parallel * _SLOTS_PER_PARALLEL) if parallel > 0 else _PARALLEL_UNKNOWN
+
+
+class Registry:
+    """The only table of who exists."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Record] = {}
+        self._by_url: dict[str, str] = {}
+
+    def get(self, name: str) -> Record | None:
+        return self._by_name.get(name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
+    def by_url(self, url: str) -> Record | None:
+        name = self._by_url.get(url)
+        return self._by_name.get(name) if name is not None else None
+
+    def all(self) -> list[Record]:
+        """In order of registration."""
+        return list(self._by_name.values())
+
+    def put(self, record: Record) -> None:
+        before = self._by_name.get(record.name)
+        if before is not None and before.url != record.url:
+            self._by_url.pop(before.url, None)
+        self._by_name[record.name] = record
+        self._by_url[record.url] = record.name
+
+    def remove(self, name: str) -> Record | None:
+        record = self._by_name.pop(name, None)
+        if record is not None and self._by_url.get(record.url) == name:
+            del self._by_url[record.url]
+        return record
+
+    def name_for(self, url: str) -> str:
+        """A name for a worker elsewhere that people can type: its host and port."""
+        known = self._by_url.get(url)
+        if known is not None:
+            return known
+        parts = urlsplit(url)
+        base = (parts.netloc + parts.path.rstrip("/")).replace("/", "-") or "worker"
+        name, number = base, 1
+        while name in self._by_name:
+            number += 1
+            name = f"{base}-{number}"
+        return name
+
+
+def target_of(name: str, url: str, *, dialect: str = "openai", socket: str = "", api_key: str = "") -> Target:
+    """Where requests for the worker at `url` go.
+
+    Raises:
+        ValueError: not an http(s) URL with a host.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"'{url[:200]}' is not an http:// or https:// address with a host.")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError(f"'{parts.hostname}': an address has no user, query or fragment.")
+    return Target(
+        worker=name,
+        dialect=dialect,
+        host=parts.hostname,
+        port=parts.port or (443 if parts.scheme == "https" else 80),
+        socket=socket,
+        tls=parts.scheme == "https",
+        base_path=parts.path.rstrip("/"),
+        api_key=api_key,
+    )

@@ -1,0 +1,219 @@
+"""`decide`: one event in, the changed state and what to do about it out. No I/O, no clock, no waiting.
+
+The state that is passed in is consumed: the caller keeps only the one that comes back. The same state, event and time
+always give the same effects.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from typing import Any
+
+from daemon.scheduler import events as e
+from daemon.scheduler import workers
+from daemon.scheduler.loading import drain, ensure, place, respawn
+from daemon.scheduler.requests import pump, refuse_if_full, refuse_waiting, suspect
+from daemon.scheduler.state import Model, State, Turn, Waiting
+from daemon.scheduler.timers import fire
+
+
+def decide(state: State, event: e.Event, now: float) -> tuple[State, list[e.Effect]]:
+    """What follows from `event` at time `now`."""
+    turn = Turn(state, now)
+    _HANDLERS[type(event)](turn, event)
+    while (due := turn.due()) is not None:
+        fire(turn, *due)
+    _all_stopped(turn)
+    _wake(turn)
+    return state, turn.effects
+
+
+def _wake(turn: Turn) -> None:
+    timers, armed = turn.state.timers, turn.state.armed
+    while timers and armed.get(timers[0][1:]) != timers[0][0]:
+        heapq.heappop(timers)
+    wake = timers[0][0] if timers else math.inf
+    if wake != turn.state.wake:
+        turn.state.wake = wake
+        if wake != math.inf:
+            turn.do(e.WakeAt(wake))
+
+
+def _all_stopped(turn: Turn) -> None:
+    state = turn.state
+    if state.stopping and not state.stopped and not any(worker.local for worker in state.workers.values()):
+        state.stopped = True
+        turn.do(e.AllStopped())
+
+
+def _arrived(turn: Turn, event: e.RequestArrived) -> None:
+    state = turn.state
+    model = state.models.get(event.model)
+    if state.stopping or model is None:
+        code, message = ("shutting_down", "The daemon is shutting down.")
+        if not state.stopping:
+            code, message = ("no_worker", f"No worker serves '{event.model}' now.")
+        turn.do(e.Refuse(event.id, 503, code, message, 5))
+        return
+    exclude: dict[str, int] = {}
+    for name in event.exclude:
+        worker = state.workers.get(name)
+        if worker is not None:
+            exclude[name] = worker.epoch
+            suspect(turn, worker)
+    request = Waiting(event.id, exclude, turn.now, event.keep_alive)
+    model.waiting[event.id] = request
+    state.queued[event.id] = model.name
+    pump(turn, model)
+    refuse_if_full(turn, model, request)
+    if request.id in model.waiting:
+        turn.arm("wait", model.name, turn.now + state.config.max_wait_s)
+        ensure(turn, model)
+        workers.prune(turn, model)
+
+
+def _cancelled(turn: Turn, event: e.RequestCancelled) -> None:
+    name = turn.state.queued.pop(event.id, None)
+    if name is None:
+        return
+    model = turn.state.models[name]
+    del model.waiting[event.id]
+    if not model.waiting and not model.wanted:
+        turn.state.pending.pop(name, None)
+        place(turn)
+        workers.prune(turn, model)
+
+
+def _done(turn: Turn, event: e.RequestDone) -> None:
+    name = turn.state.leases.pop(event.id, None)
+    worker = turn.state.workers.get(name) if name is not None else None
+    if worker is None:
+        return
+    worker.leases.discard(event.id)
+    worker.idle_since = turn.now
+    if event.failed:
+        suspect(turn, worker)
+    else:
+        worker.deaths = 0
+        worker.retried_early = worker.retried_memory = False
+    workers.freed(turn, worker)
+
+
+def _declared(turn: Turn, event: e.ModelDeclared) -> None:
+    model = turn.state.models.setdefault(event.name, Model(event.name))
+    model.worker = event.worker
+    model.loadable = True
+    model.estimate = event.estimate
+    model.pool = event.pool
+    model.keep_alive = event.keep_alive
+
+
+def _load(turn: Turn, event: e.LoadRequested) -> None:
+    model = turn.state.models.get(event.model)
+    if model is None or turn.state.stopping:
+        turn.do(e.LoadRefused(event.model, "The daemon is shutting down."))
+        return
+    model.wanted = True
+    for name in list(model.workers):
+        worker = turn.state.workers[name]
+        if worker.local and event.keep_alive is not None:
+            worker.keep_alive = event.keep_alive
+            workers.arm_ttl(turn, worker)
+        if worker.state in ("failed", "backoff"):
+            worker.deaths = 0
+            worker.retried_early = worker.retried_memory = False
+            respawn(turn, worker)
+        elif worker.state in ("starting", "loading", "ready") and not worker.draining:
+            model.wanted = False
+    ensure(turn, model)
+
+
+def _unload(turn: Turn, event: e.UnloadRequested) -> None:
+    model = turn.state.models.get(event.model)
+    if model is None:
+        return
+    model.wanted = False
+    for name in list(model.workers):
+        worker = turn.state.workers[name]
+        if worker.local:
+            drain(turn, worker, "remove", by=turn.now + turn.state.config.drain_s)
+    ensure(turn, model)
+
+
+def _restart(turn: Turn, event: e.RestartRequested) -> None:
+    worker = turn.state.workers.get(event.worker)
+    if worker is None or not worker.local or turn.state.stopping:
+        return
+    worker.deaths = 0
+    worker.retried_early = worker.retried_memory = False
+    drain(turn, worker, "restart", by=turn.now + turn.state.config.drain_s)
+
+
+def _stop(turn: Turn, event: e.StopRequested) -> None:
+    worker = turn.state.workers.get(event.worker)
+    if worker is None:
+        return
+    models = turn.state.worker_models(worker)
+    if worker.local:
+        drain(turn, worker, "remove", by=turn.now + turn.state.config.drain_s)
+    else:
+        workers.forget(turn, worker)
+    for model in models:
+        ensure(turn, model)
+
+
+def _sent_elsewhere(turn: Turn, event: e.SentElsewhere) -> None:
+    worker = turn.state.workers.get(event.worker)
+    if worker is not None:
+        worker.elsewhere += 1
+        worker.surplus += 1
+
+
+def _memory(turn: Turn, event: e.MemoryRead) -> None:
+    turn.state.free = dict(event.free)
+    if turn.state.pending:
+        place(turn)
+
+
+def _ticked(turn: Turn, event: e.Ticked) -> None:
+    """The timers do the work. What was wished for has come, if a little early, so it must be wished for again."""
+    turn.state.wake = math.inf
+
+
+def _stop_all(turn: Turn, event: e.StopAll) -> None:
+    state = turn.state
+    if state.stopping:
+        return
+    state.stopping = True
+    state.pending.clear()
+    for model in state.models.values():
+        model.wanted = False
+        refuse_waiting(turn, model, "shutting_down", "The daemon is shutting down.", 5)
+    for worker in list(state.workers.values()):
+        if worker.local:
+            drain(turn, worker, "remove", by=turn.now + event.drain_s)
+
+
+_HANDLERS: dict[type[e.Event], Callable[[Turn, Any], None]] = {
+    e.RequestArrived: _arrived,
+    e.RequestCancelled: _cancelled,
+    e.RequestDone: _done,
+    e.ModelDeclared: _declared,
+    e.LoadRequested: _load,
+    e.UnloadRequested: _unload,
+    e.RestartRequested: _restart,
+    e.StopRequested: _stop,
+    e.SentElsewhere: _sent_elsewhere,
+    e.MemoryRead: _memory,
+    e.Ticked: _ticked,
+    e.StopAll: _stop_all,
+    e.WorkerProgressed: workers.progressed,
+    e.WorkerReady: workers.ready,
+    e.WorkerExited: workers.exited,
+    e.WorkerJoined: workers.joined,
+    e.WorkerBeat: workers.beat,
+    e.WorkerLeft: workers.left,
+    e.ProbeAnswered: workers.probed,
+}

@@ -1,0 +1,201 @@
+"""What the scheduler is told and what it asks for: plain values, nothing else crosses its border."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened."""
+
+
+class RequestArrived(Event, frozen=True):
+    """A request wants a worker that serves `model`."""
+
+    id: int
+    model: str
+    exclude: tuple[str, ...] = ()
+    """Workers that just failed this request; each is probed before it is used again."""
+    keep_alive: float | None = None
+    """Seconds that the worker stays loaded after this request; None leaves it as it is."""
+
+
+class RequestCancelled(Event, frozen=True):
+    """The client left while it waited."""
+
+    id: int
+
+
+class RequestDone(Event, frozen=True):
+    """A granted request ended. `failed`: the worker did not answer as it should."""
+
+    id: int
+    failed: bool = False
+
+
+class ModelDeclared(Event, frozen=True):
+    """A model that can be started here."""
+
+    name: str
+    worker: str
+    """What its workers are called; the second gets `-2`."""
+    keep_alive: float
+    estimate: int = 0
+    """Bytes it will take; 0 is not known."""
+    pool: str = "cpu"
+    """The memory it takes them from."""
+
+
+class LoadRequested(Event, frozen=True):
+    """Somebody wants the model to run; this forgives earlier failures."""
+
+    model: str
+    keep_alive: float | None = None
+
+
+class UnloadRequested(Event, frozen=True):
+    model: str
+
+
+class WorkerProgressed(Event, frozen=True):
+    """A loading worker did something that shows it is not stuck."""
+
+    worker: str
+
+
+class WorkerReady(Event, frozen=True):
+    """A worker that was started here has registered and answered a probe."""
+
+    worker: str
+    limit: int
+    speed: float = 1.0
+
+
+class WorkerExited(Event, frozen=True):
+    """The process of a worker started here is gone, whoever ended it."""
+
+    worker: str
+    reason: str
+    fatal: bool = False
+    """It said itself why it cannot load: trying again would end the same way."""
+    out_of_memory: bool = False
+
+
+class WorkerJoined(Event, frozen=True):
+    """A worker that nobody here started has registered (or registered again)."""
+
+    worker: str
+    models: tuple[str, ...]
+    limit: int
+    speed: float = 1.0
+    check_beat: bool = True
+
+
+class WorkerBeat(Event, frozen=True):
+    worker: str
+    queue_length: int
+
+
+class SentElsewhere(Event, frozen=True):
+    """A client was given this worker's address and goes there by itself."""
+
+    worker: str
+
+
+class WorkerLeft(Event, frozen=True):
+    """Forget a worker that nobody here started."""
+
+    worker: str
+
+
+class ProbeAnswered(Event, frozen=True):
+    worker: str
+    ok: bool
+
+
+class RestartRequested(Event, frozen=True):
+    worker: str
+
+
+class StopRequested(Event, frozen=True):
+    """Stop one worker for good, its running requests first."""
+
+    worker: str
+
+
+class MemoryRead(Event, frozen=True):
+    """Bytes free in each pool now."""
+
+    free: Mapping[str, int]
+
+
+class Ticked(Event, frozen=True):
+    """Time passed."""
+
+
+class StopAll(Event, frozen=True):
+    """The daemon stops: refuse what waits, let what runs finish up to the deadline."""
+
+    drain_s: float
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """Something to carry out."""
+
+
+class Grant(Effect, frozen=True):
+    id: int
+    worker: str
+
+
+class Refuse(Effect, frozen=True):
+    id: int
+    status: int
+    code: str
+    message: str
+    retry_after: int | None = None
+
+
+class Spawn(Effect, frozen=True):
+    worker: str
+    model: str
+
+
+class Stop(Effect, frozen=True):
+    """End a worker's process: ask, wait `grace_s`, then kill."""
+
+    worker: str
+    grace_s: float
+
+
+class Probe(Effect, frozen=True):
+    """Ask the worker now whether it lives."""
+
+    worker: str
+
+
+class Changed(Effect, frozen=True):
+    worker: str
+
+
+class Gone(Effect, frozen=True):
+    worker: str
+
+
+class LoadRefused(Effect, frozen=True):
+    """The model cannot be started now."""
+
+    model: str
+    message: str
+
+
+class WakeAt(Effect, frozen=True):
+    """Send `Ticked` at this time; replaces the earlier wish."""
+
+    at: float
+
+
+class AllStopped(Effect, frozen=True):
+    """After StopAll: no process is left."""

@@ -1,0 +1,165 @@
+"""What the scheduler knows. Only `decide` changes it; times are seconds of whatever clock the caller uses."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from typing import Literal
+
+import msgspec
+
+from daemon.scheduler.events import Effect
+from fcd.wire.admin import WorkerState
+
+After = Literal["", "remove", "restart", "death"]
+"""What follows when a stopping worker's process is gone."""
+
+
+class Config(msgspec.Struct, frozen=True):
+    """The bounds. Times are in seconds."""
+
+    max_queue: int = 256
+    max_wait_s: float = 600.0
+    """Longest wait for a busy worker; a load that makes progress may take longer."""
+    load_stall_s: float = 300.0
+    drain_s: float = 30.0
+    stop_grace_s: float = 10.0
+    heartbeat_s: float = 90.0
+    backoff_base_s: float = 10.0
+    backoff_max_s: float = 300.0
+    max_deaths: int = 5
+    probe_failures: int = 3
+    stable_s: float = 60.0
+    """A worker that served this long has earned a clean record."""
+    lost_keep_s: float = 3600.0
+    """How long a lost worker stays in the table."""
+    settle_s: float = 5.0
+    """How long freed memory may take to be seen as free."""
+    dispatch: Literal["shortest_queue", "lottery"] = "shortest_queue"
+
+
+class Waiting(msgspec.Struct):
+    """A request in a model's queue."""
+
+    id: int
+    exclude: dict[str, int]
+    """Worker to the epoch in which it failed; a later epoch may be tried again."""
+    since: float
+    keep_alive: float | None = None
+
+
+class Model(msgspec.Struct):
+    name: str
+    worker: str = ""
+    loadable: bool = False
+    estimate: int = 0
+    pool: str = "cpu"
+    keep_alive: float = float("inf")
+    waiting: dict[int, Waiting] = msgspec.field(default_factory=dict)
+    """In order of arrival."""
+    workers: dict[str, None] = msgspec.field(default_factory=dict)
+    wanted: bool = False
+    """A load was asked for and has not begun."""
+
+
+class Worker(msgspec.Struct):
+    name: str
+    models: tuple[str, ...]
+    local: bool
+    state: WorkerState
+    keep_alive: float = float("inf")
+    estimate: int = 0
+    pool: str = "cpu"
+    limit: int = 1
+    speed: float = 1.0
+    leases: set[int] = msgspec.field(default_factory=set)
+    elsewhere: int = 0
+    """Requests that it reports and that did not come through here."""
+    surplus: int = 0
+    """The same, by its last report alone."""
+    healthy: bool = False
+    epoch: int = 0
+    """Grows each time that it becomes fit for use again."""
+    failures: int = 0
+    """Probes in a row that failed."""
+    deaths: int = 0
+    """Deaths in a row."""
+    restarts: int = 0
+    serving: bool = False
+    """It was ready since its process started."""
+    making_room: bool = False
+    """It rests while others leave, to try again with their memory."""
+    retried_early: bool = False
+    retried_memory: bool = False
+    draining: bool = False
+    after: After = ""
+    error: str = ""
+    retry_at: float = 0.0
+    ready_at: float = 0.0
+    idle_since: float = 0.0
+    last_progress: float = 0.0
+    check_beat: bool = False
+    last_beat: float = 0.0
+    drain_by: float = float("inf")
+
+    @property
+    def idle(self) -> bool:
+        return not self.leases and not self.elsewhere
+
+
+class State(msgspec.Struct):
+    config: Config = msgspec.field(default_factory=Config)
+    models: dict[str, Model] = msgspec.field(default_factory=dict)
+    workers: dict[str, Worker] = msgspec.field(default_factory=dict)
+    queued: dict[int, str] = msgspec.field(default_factory=dict)
+    """Waiting request to its model."""
+    leases: dict[int, str] = msgspec.field(default_factory=dict)
+    """Granted request to its worker."""
+    pending: dict[str, None] = msgspec.field(default_factory=dict)
+    """Models to start, first come first served, that wait for room."""
+    free: dict[str, int] = msgspec.field(default_factory=dict)
+    """Bytes free in each pool, as last read; a pool that is missing is not bounded."""
+    last_exit: dict[str, float] = msgspec.field(default_factory=dict)
+    stopping: bool = False
+    stopped: bool = False
+    timers: list[tuple[float, str, str]] = msgspec.field(default_factory=list)
+    armed: dict[tuple[str, str], float] = msgspec.field(default_factory=dict)
+    wake: float = float("inf")
+    rng: random.Random = msgspec.field(default_factory=lambda: random.Random(0))
+
+    def worker_models(self, worker: Worker) -> list[Model]:
+        return [self.models[name] for name in worker.models if name in self.models]
+
+
+class Turn:
+    """One decision being made: the state, the time, and what is to be carried out."""
+
+    __slots__ = ("effects", "now", "state")
+
+    def __init__(self, state: State, now: float) -> None:
+        self.state = state
+        self.now = now
+        self.effects: list[Effect] = []
+
+    def do(self, effect: Effect) -> None:
+        self.effects.append(effect)
+
+    def arm(self, kind: str, name: str, at: float) -> None:
+        """Look at (kind, name) at this time at the latest. One earlier look already planned is enough."""
+        if at == float("inf"):
+            return
+        key = (kind, name)
+        if self.state.armed.get(key, float("inf")) <= at:
+            return
+        self.state.armed[key] = at
+        heapq.heappush(self.state.timers, (at, kind, name))
+
+    def due(self) -> tuple[str, str] | None:
+        """The next (kind, name) whose time has come."""
+        timers = self.state.timers
+        while timers and timers[0][0] <= self.now:
+            at, kind, name = heapq.heappop(timers)
+            if self.state.armed.get((kind, name)) == at:
+                del self.state.armed[kind, name]
+                return kind, name
+        return None

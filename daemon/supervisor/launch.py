@@ -1,0 +1,93 @@
+"""What is started for a model: the same command line that a person would type on another machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+import fcd
+from fcd.wire.admin import ModelOptions
+
+Source = Literal["builtin", "config", "cache", "worker", "path"]
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._@+-]+")
+_LONGEST_NAME = 64
+
+TOKEN_VARIABLE = "FCD_JOIN_TOKEN"
+WATCH_VARIABLE = "FCD_PARENT_WATCH"
+_NOT_FOR_WORKERS = ("FCD_API_KEY", TOKEN_VARIABLE)
+
+
+class LaunchSpec(msgspec.Struct, frozen=True):
+    """A model that can be started here."""
+
+    name: str
+    """What requests call it."""
+    target: str
+    """What the worker program is given: a name, a folder or a repo."""
+    names: tuple[str, ...] = ()
+    """Further names that it answers to."""
+    options: ModelOptions = msgspec.field(default_factory=ModelOptions)
+    source: Source = "path"
+    path: str = ""
+    context_length: int = 0
+    estimate: int = 0
+    """Bytes that it will take; 0 is not known."""
+    pool: str = "cpu"
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((self.name, *self.names)))
+
+
+def worker_name(model: str) -> str:
+    """A name for a model's workers that can stand in a URL, a file's name and a shell."""
+    return _UNSAFE.sub("-", model).strip("-.")[-_LONGEST_NAME:] or "model"
+
+
+def worker_command(spec: LaunchSpec, worker: str, *, controller: str, socket: str) -> list[str]:
+    """`fcd worker run ...` with nothing secret in it."""
+    # `-m` would import from the current folder first, whatever lies there; -P forbids that.
+    command = [sys.executable, "-P", "-m", "fcd", "worker", "run", spec.target]
+    command += ["--controller", controller, "--host", "127.0.0.1", "--port", "0", "--worker-id", worker]
+    command += ["--model-names", ",".join(spec.all_names)]
+    if socket:
+        command += ["--socket", socket]
+    return command + model_flags(spec.options)
+
+
+def model_flags(options: ModelOptions) -> list[str]:
+    """The flags for what is not left to the worker to decide."""
+    values = {
+        "--engine": options.engine,
+        "--device": options.device,
+        "--dtype": options.dtype,
+        "--num-gpus": str(options.num_gpus or ""),
+        "--gpus": options.gpus,
+        "--max-gpu-memory": options.max_gpu_memory,
+        "--revision": options.revision,
+        "--conv-template": options.conv_template,
+    }
+    flags = [part for flag, value in values.items() if value for part in (flag, value)]
+    if options.quantization:
+        flags.append(f"--load-{options.quantization}")
+    return flags
+
+
+def worker_environment(token: str, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The daemon's own environment with the worker's token, which argv would show to everybody."""
+    env = {name: value for name, value in (environ or os.environ).items() if name not in _NOT_FOR_WORKERS}
+    root = str(Path(fcd.__file__).resolve().parent.parent)
+    known = env.get("PYTHONPATH", "").split(os.pathsep)
+    if root not in known and "site-packages" not in root:
+        env["PYTHONPATH"] = os.pathsep.join([root, *filter(None, known)])
+    env[TOKEN_VARIABLE] = token
+    env[WATCH_VARIABLE] = "1"
+    env["PYTHONUNBUFFERED"] = "1"
+    return env

@@ -1,0 +1,114 @@
+"""A worker program without a model: it takes `fcd worker run`'s arguments, registers, beats and answers /health.
+
+FAKE_MODE makes it misbehave: `no_register`, `crash` (exit code 3 before registering), `error` (says why and leaves),
+`ignore_term`, `grandchild` (leaves a child of its own behind), `slow` (progress every 50 ms until FAKE_GO exists).
+FAKE_LOG names a file to which each start appends its pid; FAKE_PIDS one for grandchildren.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+
+def say(**event: object) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def post(url: str, body: object) -> object:
+    token = os.environ["FCD_JOIN_TOKEN"]
+    request = urllib.request.Request(
+        url,
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json", "Authorization": f"Bearer {token}"},
+    )
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        return json.loads(answer.read())
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("model")
+    for name in ("controller", "host", "port", "worker-id", "model-names", "socket"):
+        parser.add_argument(f"--{name}", default="")
+    options, _ = parser.parse_known_args()
+    return options
+
+
+async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    head = await reader.readuntil(b"\r\n\r\n")
+    path = head.split(b" ", 2)[1].decode()
+    body = json.dumps({"path": path, "pid": os.getpid()}).encode()
+    if path == "/exit":
+        os._exit(9)
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n")
+    writer.write(f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    await writer.drain()
+    writer.close()
+
+
+async def leave_with_parent() -> None:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()
+    os._exit(0)
+
+
+async def main() -> None:
+    options = parse()
+    mode = os.environ.get("FAKE_MODE", "")
+    if os.environ.get("FAKE_LOG"):
+        with Path(os.environ["FAKE_LOG"]).open("a") as starts:
+            starts.write(f"{os.getpid()}\n")
+    asyncio.get_running_loop().create_task(leave_with_parent())
+    say(event="progress", progress={"stage": "loading", "done": 1, "total": 2})
+    if mode == "crash":
+        print("the fake crashes", file=sys.stderr, flush=True)
+        os._exit(3)
+    if mode == "error":
+        say(event="error", error="The fake cannot load this.")
+        os._exit(1)
+    if mode == "ignore_term":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if mode == "grandchild":
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        Path(os.environ["FAKE_PIDS"]).write_text(str(child.pid))
+    if mode == "slow":
+        while not Path(os.environ["FAKE_GO"]).exists():
+            say(event="progress", progress={"stage": "loading"})
+            await asyncio.sleep(0.05)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    if options.socket:
+        await asyncio.start_unix_server(serve, options.socket)
+    if mode == "no_register":
+        await asyncio.sleep(600)
+    url = f"http://127.0.0.1:{port}"
+    registration = {
+        "worker_name": url,
+        "check_heart_beat": True,
+        "worker_status": {"model_names": options.model_names.split(","), "speed": 1, "queue_length": 0},
+        "multimodal": False,
+        "fcd": {"openai_url": url, "socket": options.socket, "worker_id": options.worker_id, "pid": os.getpid(),
+                "parallel": int(os.environ.get("FAKE_PARALLEL", "4"))},
+    }  # fmt: skip
+    await asyncio.to_thread(post, f"{options.controller}/register_worker", registration)
+    say(event="ready", address=url)
+    while True:
+        await asyncio.sleep(0.2)
+        beat = {"worker_name": url, "queue_length": 0}
+        known = await asyncio.to_thread(post, f"{options.controller}/receive_heart_beat", beat)
+        if isinstance(known, dict) and not known["exist"]:
+            await asyncio.to_thread(post, f"{options.controller}/register_worker", registration)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
