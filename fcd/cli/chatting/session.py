@@ -6,19 +6,20 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import msgspec
 
 from fcd.chatlog import Chat, ChatMessage
+from fcd.cli.loading import load_and_wait
 from fcd.cli.progress import ProgressDisplay
 from fcd.client import Address, Client
-from fcd.errors import ApiError, FcdError, ModelLoadError, NotRunning
+from fcd.errors import ApiError, FcdError, NotRunning
 from fcd.paths import Paths
 from fcd.settings import Settings
-from fcd.wire.admin import LoadRequest, ModelOptions, Progress
+from fcd.wire.admin import LoadRequest, ModelOptions
 
 
 class Display(Protocol):
@@ -78,11 +79,11 @@ class Session:
         client = await self._connect()
         request = LoadRequest(name, options or self._options)
         with ProgressDisplay(_short(name)) as show:
-            ready = await _load(client, request, show)
+            ready = await load_and_wait(client, request, show)
         self._asked_for = name
         self._options = request.options
-        self.model = ready[0]
-        self.context_length = ready[1]
+        self.model = ready.model or name
+        self.context_length = ready.worker.context_length if ready.worker is not None else 0
 
     async def reconnect(self) -> None:
         """After the daemon went away: find or start it, and load the model again."""
@@ -191,23 +192,6 @@ def stop_on_interrupt(work: asyncio.Future[Any]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-async def _load(client: Client, request: LoadRequest, show: Callable[[Progress], None]) -> tuple[str, int]:
-    """The name that requests use, and the context length."""
-    async for event in client.load(request):
-        if event.type == "progress" and event.progress is not None:
-            show(event.progress)
-        elif event.type == "ready":
-            length = event.worker.context_length if event.worker is not None else 0
-            return event.model or request.model, length
-        elif event.type == "error":
-            raise ModelLoadError(
-                f"{request.model} could not be loaded: {event.error}", hint="`fcd daemon logs` has the details."
-            )
-    raise ModelLoadError(
-        f"{request.model} could not be loaded: the daemon ended the answer early.", hint="Look at `fcd daemon status`."
-    )
 
 
 def next_step(error: FcdError) -> str:
