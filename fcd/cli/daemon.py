@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fcd.cli.command import Group, Parser, add_json, run_subcommand
-from fcd.cli.ensure import last_log_lines, not_ready, progress_on_stderr, start_daemon
+from fcd.cli.ensure import OnProgress, last_log_lines, not_ready, progress_on_stderr, start_daemon
 from fcd.errors import EXIT_FAILED, EXIT_OK, FcdError, NotRunning
 from fcd.instance import Instance, already_running, is_process, lock_is_held, read_record, running_instance
 from fcd.logformat import for_people
@@ -134,9 +134,9 @@ def _stop_and_wait(instance: Instance, paths: Paths, *, now: bool) -> None:
         if now:
             time.sleep(_POLL_S)
             process.terminate()
-        if not _wait_gone(instance, paths, limit, progress):
+        if not _wait_gone(instance, limit, progress):
             process.kill()
-            if not _wait_gone(instance, paths, _STOP_GRACE_S, progress):
+            if not _wait_gone(instance, _STOP_GRACE_S, progress):
                 raise FcdError(
                     f"The daemon (pid {instance.pid}) does not end, even killed.", hint="See `fcd daemon logs`."
                 )
@@ -149,11 +149,11 @@ def _stop_and_wait(instance: Instance, paths: Paths, *, now: bool) -> None:
         progress.end()
 
 
-def _wait_gone(instance: Instance, paths: Paths, limit_s: float, progress: Any) -> bool:
+def _wait_gone(instance: Instance, limit_s: float, progress: OnProgress) -> bool:
     from fcd.wire.admin import Progress
 
     began = time.monotonic()
-    while is_process(instance) and lock_is_held(paths):
+    while is_process(instance):
         waited = time.monotonic() - began
         if waited > limit_s:
             return False
