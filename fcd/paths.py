@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -95,7 +96,9 @@ def resolve_paths(environ: Mapping[str, str] | None = None) -> Paths:
 
 
 def _runtime(dirs: PlatformDirs) -> Path:
-    runtime = dirs.user_runtime_path
+    with warnings.catch_warnings():  # platformdirs warns where XDG_RUNTIME_DIR is not set; the line below decides
+        warnings.simplefilter("ignore")
+        runtime = dirs.user_runtime_path
     if runtime.parent.is_dir() and os.access(runtime.parent, os.W_OK):
         return runtime
     return dirs.user_state_path / "run"
