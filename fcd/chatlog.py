@@ -50,6 +50,8 @@ class Chat(msgspec.Struct, omit_defaults=True):
     parameters: dict[str, Any] = {}
     """Sampling fields, under the names that a request gives them."""
     messages: list[ChatMessage] = []
+    turns: list[Any] = []
+    """Every answer to every question, as the interface keeps them; carried along unread by everybody else."""
     created_at: float = 0.0
     updated_at: float = 0.0
 

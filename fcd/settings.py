@@ -83,7 +83,7 @@ class ChatSettings(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TuiSettings(msgspec.Struct, forbid_unknown_fields=True):
-    theme: str = "textual-dark"
+    theme: str = "dark"
     ascii: bool = False
     keys: dict[str, str] = {}
     """Action name to key, replacing the one that is built in."""

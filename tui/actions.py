@@ -84,7 +84,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("next_variant", "messages", "],right_square_bracket,right", "next answer", "The answer after", footer=True),
     Action("fold", "messages", "space", "thoughts", "Open or fold the thoughts", footer=True),
     Action("edit", "messages", "e", "edit", "Edit the last question", footer=True),
-    Action("to_prompt", "messages", "enter,i,escape,tab", "prompt", "Back to the prompt", footer=True),
+    Action("to_prompt", "messages", "enter,i,tab", "prompt", "Back to the prompt", footer=True),
     Action("load_worker", "workers", "l", "load", "Load a model", footer=True, destructive=True),
     Action("unload_worker", "workers", "u", "unload", "Unload the worker's model", footer=True, destructive=True),
     Action("stop_worker", "workers", "x", "stop", "Stop the worker", footer=True, destructive=True),

@@ -21,6 +21,8 @@ from tui.chats import ChatStore, FileChats
 from tui.glyphs import choose_glyphs
 from tui.link import ClientFactory, Ensure, Link, open_client
 from tui.screens.chat import ChatScreen
+from tui.screens.logs import LogsScreen
+from tui.screens.workers import WorkersScreen
 from tui.themes import ALIASES, CYCLE, THEMES
 from tui.widgets.pickers import Help
 
@@ -36,7 +38,11 @@ class FcdApp(App[None]):
     ENABLE_COMMAND_PALETTE = True
     COMMAND_PALETTE_BINDING = "ctrl+p"
     BINDINGS = [*bindings("everywhere"), Binding("ctrl+c", "interrupt", show=False)]
-    MODES: ClassVar[dict[str, str | Callable[[], Screen[None]]]] = {"chat": ChatScreen}
+    MODES: ClassVar[dict[str, str | Callable[[], Screen[None]]]] = {
+        "chat": ChatScreen,
+        "workers": WorkersScreen,
+        "logs": LogsScreen,
+    }
     DEFAULT_MODE = "chat"
 
     def __init__(
@@ -85,6 +91,10 @@ class FcdApp(App[None]):
         action = BY_ID[action_id]
         key = key_of(action, self.moved_keys)
         return show_key(key, self.glyphs) if key else f"/{action.command}"
+
+    def colour(self, name: str) -> str:
+        """A colour of the theme for what draws with Rich."""
+        return self.theme_variables.get(name, "").removeprefix("ansi_")
 
     def describe(self, progress: Progress) -> str:
         return formats.progress(progress, self.glyphs)
@@ -146,6 +156,13 @@ class FcdApp(App[None]):
     def action_go_logs(self) -> None:
         self.switch_mode("logs")
 
+    async def show_log(self, source: str) -> None:
+        """A worker's log, on the Logs screen."""
+        await self.switch_mode("logs")
+        screen = self.screen
+        if isinstance(screen, LogsScreen):
+            screen.show_source(source)
+
     def action_interrupt(self) -> None:
         """Ctrl+C: stop an answer; otherwise say how to leave."""
         screen = self.screen
@@ -156,9 +173,9 @@ class FcdApp(App[None]):
 
     async def action_leave(self) -> None:
         """Leave, keeping the answer that is being written."""
-        for screen in self.screen_stack:
-            if isinstance(screen, ChatScreen):
-                screen.save_chat()
+        chat = self.get_screen_stack("chat")[0]
+        if isinstance(chat, ChatScreen):
+            chat.keep()
         self.exit()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:

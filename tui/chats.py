@@ -1,21 +1,23 @@
-"""Conversations as the interface keeps them, and where: JSON files, one per conversation, written atomically.
+"""Conversations as the interface keeps them: turns with all their variants.
 
-`ChatStore` is the seam: the daemon's own store takes its place without the screens noticing.
+They are kept in the files that `fcd chat` reads and writes too. `ChatStore` is the seam: the daemon's own store takes
+the files' place without the screens noticing.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 
-_TITLE_LENGTH = 60
+from fcd import chatlog
+from fcd.chatlog import ChatMessage
+from fcd.errors import FcdError
+
 _ID = re.compile(r"[0-9a-f-]{1,64}")
 
 
@@ -66,9 +68,8 @@ class Chat(msgspec.Struct, omit_defaults=True):
     """A conversation."""
 
     id: str
-    created: float
+    created: float = 0.0
     changed: float = 0.0
-    title: str = ""
     model: str = ""
     system: str = ""
     params: dict[str, Any] = {}
@@ -87,79 +88,117 @@ class Chat(msgspec.Struct, omit_defaults=True):
         return messages
 
     def name(self) -> str:
-        """The title, or the beginning of the first question."""
-        first = self.turns[0].variant.question if self.turns else ""
-        words = " ".join((self.title or first).split())
-        return words if len(words) <= _TITLE_LENGTH else words[: _TITLE_LENGTH - 1] + "…"
+        """The first question's beginning."""
+        return to_log(self).title
 
 
 class ChatStore(Protocol):
-    """Keeps conversations. Methods block shortly; call them from a thread where it matters."""
+    """Keeps conversations. Methods block shortly."""
 
     def save(self, chat: Chat) -> None: ...
 
-    def list(self) -> list[Chat]: ...
+    def list(self) -> Sequence[Chat]: ...
 
     def load(self, chat_id: str) -> Chat | None: ...
 
 
-def new_chat(model: str, system: str = "", params: dict[str, Any] | None = None, now: float | None = None) -> Chat:
-    moment = time.time() if now is None else now
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(moment))
-    name = f"{stamp}-{secrets.token_hex(3)}"
-    return Chat(name, moment, moment, model=model, system=system, params=dict(params or {}))
+def new_chat(model: str, system: str = "", params: dict[str, Any] | None = None) -> Chat:
+    log = chatlog.new_chat(model, system, params)
+    return Chat(log.id, log.created_at, log.updated_at, model, system, dict(params or {}))
+
+
+def to_log(chat: Chat) -> chatlog.Chat:
+    """The conversation as it is kept: the chosen variants as messages, and all of them as turns."""
+    return chatlog.Chat(
+        chat.id,
+        model=chat.model,
+        system=chat.system,
+        parameters=chat.params,
+        messages=_messages(chat.turns),
+        turns=msgspec.to_builtins(chat.turns),
+        created_at=chat.created,
+        updated_at=chat.changed,
+    )
+
+
+def from_log(log: chatlog.Chat) -> Chat:
+    """Back again. Messages that were added elsewhere become turns; turns that no longer fit them are left out."""
+    try:
+        turns = msgspec.convert(log.turns, list[Turn])
+    except msgspec.ValidationError:
+        turns = []
+    known = [(message.role, message.content) for message in _messages(turns)]
+    said = [(message.role, message.content) for message in log.messages]
+    if said[: len(known)] != known:
+        turns, known = [], []
+    turns += _turns(log.messages[len(known) :], log.model)
+    return Chat(log.id, log.created_at, log.updated_at, log.model, log.system, log.parameters, turns)
+
+
+def _messages(turns: Sequence[Turn]) -> list[ChatMessage]:
+    messages: list[ChatMessage] = []
+    for variant in (turn.variant for turn in turns):
+        messages.append(ChatMessage("user", variant.question))
+        if variant.text:
+            messages.append(
+                ChatMessage(
+                    "assistant",
+                    variant.text,
+                    partial=variant.state != "done",
+                    model=variant.model,
+                    tokens=variant.completion_tokens,
+                    ttft_s=variant.ttft_s,
+                )
+            )
+    return messages
+
+
+def _turns(messages: Sequence[ChatMessage], model: str) -> list[Turn]:
+    turns: list[Turn] = []
+    for message in messages:
+        if message.role == "user":
+            turns.append(Turn([Variant(message.content, model=model)]))
+        elif message.role == "assistant" and turns:
+            variant = turns[-1].variant
+            variant.text += message.content
+            variant.model = message.model or model
+            variant.state = "stopped" if message.partial else "done"
+            variant.completion_tokens, variant.ttft_s = message.tokens, message.ttft_s
+    return turns
+
+
+def to_markdown(chat: Chat) -> str:
+    """The conversation as a document."""
+    return chatlog.to_markdown(to_log(chat))
 
 
 class FileChats:
     """One `ID.json` per conversation in a folder."""
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._clock = clock
 
     def save(self, chat: Chat) -> None:
         """Write it so that a reader, or a crash, sees the old file or the new one.
 
         Raises:
-            OSError: the folder cannot be written.
+            FcdError: it cannot be written.
         """
-        chat.changed = self._clock()
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self._path(chat.id)
-        temporary = path.with_suffix(f".{os.getpid()}.new")
-        with temporary.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(chat), indent=1))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        chat.changed = time.time()
+        chatlog.save_chat(to_log(chat), self._path(chat.id))
 
-    def list(self) -> list[Chat]:
+    def list(self) -> Sequence[Chat]:
         """All conversations that can be read, the latest first."""
-        if not self._folder.is_dir():
-            return []
-        chats = (self.load(path.stem) for path in self._folder.glob("*.json"))
+        chats = (self.load(path.stem) for path in self._folder.glob("*.json") if _ID.fullmatch(path.stem))
         return sorted((chat for chat in chats if chat is not None), key=lambda chat: chat.changed, reverse=True)
 
     def load(self, chat_id: str) -> Chat | None:
         try:
-            return msgspec.json.decode(self._path(chat_id).read_bytes(), type=Chat)
-        except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+            return from_log(chatlog.load_chat(self._path(chat_id)))
+        except FcdError:
             return None
 
     def _path(self, chat_id: str) -> Path:
         if not _ID.fullmatch(chat_id):
             raise ValueError(f"not a chat's id: {chat_id!r}")
         return self._folder / f"{chat_id}.json"
-
-
-def to_markdown(chat: Chat) -> str:
-    """The conversation as a document."""
-    parts = [f"# {chat.name() or 'Chat'}\n"]
-    if chat.system:
-        parts.append(f"> {chat.system.replace(chr(10), chr(10) + '> ')}\n")
-    for turn in chat.turns:
-        variant = turn.variant
-        parts.append(f"**You:** {variant.question}\n")
-        if variant.text:
-            parts.append(f"**{variant.model or chat.model}:** {variant.text}\n")
-    return "\n".join(parts)

@@ -17,6 +17,11 @@ def count(value: float) -> str:
     raise AssertionError
 
 
+def context(length: int) -> str:
+    """A context length as models are described: `2k` is 2048."""
+    return f"{length // 1024}k" if length >= 1024 and length % 1024 == 0 else count(length)
+
+
 def size(value: float) -> str:
     """Bytes: `420M`, `8.1G`."""
     for unit in ("", "K", "M", "G", "T"):

@@ -160,7 +160,8 @@ class MemoryChats:
 
 def make_app(daemon: FakeDaemon, *, settings: Settings | None = None, **options: Any) -> FcdApp:
     """The real app on a fake daemon."""
-    app = FcdApp(settings or Settings(), options.pop("chats", None) or MemoryChats(), client_factory=daemon.client, **options)
+    chats = options.pop("chats", None) or MemoryChats()
+    app = FcdApp(settings or Settings(), chats, client_factory=daemon.client, **options)
     app.animation_level = "none"
     return app
 

@@ -13,6 +13,7 @@ from textual.containers import Horizontal
 from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static, TextArea
+from textual.worker import WorkerError
 
 from fcd.errors import FcdError, ModelLoadError
 from tui.actions import bindings
@@ -48,7 +49,6 @@ class ChatScreen(ChatActions, Screen[None]):
         super().__init__()
         self.chat: Chat = new_chat("")
         self.queue: list[str] = []
-        self.editing = False
         self._generation: Generation | None = None
         self._view: TurnView | None = None
         self._loading = ""
@@ -81,22 +81,24 @@ class ChatScreen(ChatActions, Screen[None]):
         yield Static("", id="suggestions")
         with Horizontal(id="prompt-row"):
             yield Static(f"{self.fcd.glyphs.prompt} ", id="prompt-mark", markup=False)
-            yield Prompt()
+            yield Prompt(edit_last=self.action_edit, leave=self._to_messages)
         yield Meter()
         yield KeyBar("prompt", "chat")
 
     async def on_mount(self) -> None:
         self.fcd.link_changed.subscribe(self, lambda _: self.link_changed())
         settings = self.fcd.settings.chat
-        wanted = {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": settings.max_tokens or None}
+        wanted = {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": settings.max_tokens}
         params = {name: value for name, value in wanted.items() if value is not None}
+        if not settings.max_tokens:
+            params.pop("max_tokens")
         await self.open_chat(new_chat(settings.model, settings.system, params))
         self.set_interval(FLUSH_S, self._tick)
 
     async def open_chat(self, chat: Chat) -> None:
         """Show another conversation."""
         self.chat = chat
-        self.editing = False
+        self.prompt.editing = False
         await self.transcript.show(chat.turns, self._welcome())
         self.prompt.remember([turn.variant.question for turn in chat.turns])
         self.meter.show_params(chat.params)
@@ -175,8 +177,9 @@ class ChatScreen(ChatActions, Screen[None]):
         command = parse_command(event.text)
         if isinstance(command, str):
             self.notify(command, severity="warning", markup=False)
+            if not self.prompt.text:
+                self.prompt.put(event.text)
             return
-        self.prompt.accept(event.text)
         if command is not None:
             await self.run_command(command)
             return
@@ -184,7 +187,7 @@ class ChatScreen(ChatActions, Screen[None]):
         if self.busy:
             self.queue.append(text)
             self._draw_note()
-        elif self.editing and self.chat.turns:
+        elif event.editing and self.chat.turns:
             await self.ask_again(self.chat.turns[-1], text)
         else:
             await self.ask(text)
@@ -197,7 +200,6 @@ class ChatScreen(ChatActions, Screen[None]):
 
     async def ask_again(self, turn: Turn, question: str) -> None:
         """Another variant of a turn."""
-        self.editing = False
         turn.add(Variant(question, model=self.chat.model))
         view = self.transcript.view_of(turn) or await self.transcript.add(turn, time.time())
         view.show()
@@ -221,6 +223,20 @@ class ChatScreen(ChatActions, Screen[None]):
             with contextlib.suppress(Exception):
                 self._conclude(view, error)
         await self._next(variant)
+
+    async def settle(self) -> None:
+        """Stop the answer that is being written, and wait until it is kept."""
+        for worker in self.workers:
+            if worker.group == "answer" and not worker.is_finished:
+                worker.cancel()
+                with contextlib.suppress(WorkerError):
+                    await worker.wait()
+
+    def keep(self) -> None:
+        """The interface is about to end: put on disk what there is."""
+        if self._view is not None:
+            self._view.turn.variant.state = "stopped"
+        self.save_chat()
 
     async def _generate(self, view: TurnView, variant: Variant) -> FcdError | None:
         try:
@@ -265,8 +281,8 @@ class ChatScreen(ChatActions, Screen[None]):
         if self.chat.turns:
             try:
                 self.fcd.chats.save(self.chat)
-            except OSError as error:
-                self.notify(f"The conversation cannot be saved: {error}", severity="error", markup=False)
+            except FcdError as error:
+                self.notify(f"The conversation is not saved. {error}", severity="error", markup=False)
 
     _next_flush = 0.0
     _next_save = 0.0
@@ -301,7 +317,7 @@ class ChatScreen(ChatActions, Screen[None]):
             parts.append(f"{self.fcd.key('stop')} stop")
         elif self._loading:
             parts.append(f"loading {self._loading}")
-        elif self.editing:
+        elif self.prompt.editing:
             parts.append(f"editing the last question {self.fcd.glyphs.separator} {self.fcd.key('stop')} leave")
         self.meter.note(f" {self.fcd.glyphs.separator} ".join(parts))
 
@@ -320,23 +336,12 @@ class ChatScreen(ChatActions, Screen[None]):
                 for action in found[:8]
             ]
             box.update(Content("\n").join(rows))
-        if not event.text_area.text and self.editing:
-            self.editing = False
+        if not event.text_area.text and self.prompt.editing:
+            self.prompt.editing = False
             self._draw_note()
 
-    @on(Prompt.Complete)
-    def _complete(self) -> None:
-        found = matching(self.prompt.text)
-        if found:
-            self.prompt.put(f"/{found[0].command}{' ' if found[0].argument else ''}")
-
-    @on(Prompt.Leave)
     def _to_messages(self) -> None:
         self.transcript.focus_message(0)
-
-    @on(Prompt.EditLast)
-    def _edit_last(self) -> None:
-        self.action_edit()
 
     @on(Prompt.Scroll)
     def _scroll(self, event: Prompt.Scroll) -> None:

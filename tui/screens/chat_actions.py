@@ -54,12 +54,12 @@ class ChatActions(_Base):
         me = self._me
         if me.busy:
             me.workers.cancel_group(me, "answer")
-        elif me.editing:
-            me.editing = False
+        elif me.prompt.editing:
+            me.prompt.editing = False
             me.prompt.put("")
             me._draw_note()
         elif isinstance(self.focused, MessageView):
-            me.prompt.focus()
+            me.set_focus(me.prompt)
 
     async def action_retry(self) -> None:
         me = self._me
@@ -73,17 +73,17 @@ class ChatActions(_Base):
         me = self._me
         if not me.chat.turns or me.busy:
             return
-        me.editing = True
-        me.prompt.focus()
+        me.prompt.editing = True
+        me.set_focus(me.prompt)
         me.prompt.put(me.chat.turns[-1].variant.question)
         me.prompt.at_last_prompt()
         me._draw_note()
 
     async def action_new(self) -> None:
         me = self._me
-        me.workers.cancel_group(me, "answer")
+        await me.settle()
         await me.open_chat(new_chat(me.chat.model, me.chat.system, me.chat.params))
-        me.prompt.focus()
+        me.set_focus(me.prompt)
 
     @work(exclusive=True, group="picker")
     async def action_pick_model(self) -> None:
@@ -105,7 +105,7 @@ class ChatActions(_Base):
         me.chat.model = name
         me.fcd.failed_loads.discard(name)
         me.link_changed()
-        me.prompt.focus()
+        me.set_focus(me.prompt)
 
     @work(exclusive=True, group="picker")
     async def action_panel(self) -> None:
@@ -154,9 +154,9 @@ class ChatActions(_Base):
             await self._open(chat)
 
     async def _open(self, chat: Chat) -> None:
-        self._me.workers.cancel_group(self._me, "answer")
+        await self._me.settle()
         await self._me.open_chat(chat)
-        self._me.prompt.focus()
+        self._me.set_focus(self._me.prompt)
 
     def action_save(self) -> None:
         self._save_to("")
@@ -255,4 +255,4 @@ class ChatActions(_Base):
             message.turn_view.toggle_thoughts()
 
     def action_to_prompt(self) -> None:
-        self._me.prompt.focus()
+        self._me.set_focus(self._me.prompt)

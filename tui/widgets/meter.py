@@ -51,7 +51,7 @@ class Meter(AppStatic):
             parts += [
                 Content.styled("ctx ", "$foreground 60%"),
                 Content.styled(bar(fraction, _WIDTH, glyphs), colour),
-                Content.styled(f" {formats.count(self._used)}/{formats.count(self._limit)}", "$foreground 60%"),
+                Content.styled(f" {formats.count(self._used)}/{formats.context(self._limit)}", "$foreground 60%"),
             ]
         room = self.size.width - sum(part.cell_length for part in parts) - len(self._note) - 3
         shown = ""

@@ -98,7 +98,7 @@ def model_options(models: Iterable[ModelInfo], current: str, glyphs: Glyphs) -> 
         mark = glyphs.dot if model.state == "ready" else glyphs.ring if model.state == "available" else glyphs.ellipsis
         facts = [model.state, model.source]
         facts += [formats.size(model.size_bytes)] if model.size_bytes else []
-        facts += [f"{formats.count(model.context_length)} ctx"] if model.context_length else []
+        facts += [f"{formats.context(model.context_length)} ctx"] if model.context_length else []
         style = "bold" if model.name == current else ""
         rows.append(
             (

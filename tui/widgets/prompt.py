@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from textual.message import Message
 from textual.widgets import TextArea
 
 from tui.actions import bindings
+from tui.commands import matching
 
 
 class Prompt(TextArea):
@@ -18,23 +20,25 @@ class Prompt(TextArea):
     @dataclass
     class Sent(Message):
         text: str
+        editing: bool
 
     @dataclass
     class Scroll(Message):
         pages: int
 
-    class EditLast(Message):
-        """↑ on an empty prompt."""
-
-    class Leave(Message):
-        """To the messages."""
-
-    class Complete(Message):
-        """Tab on a /command."""
-
-    def __init__(self) -> None:
+    def __init__(self, *, edit_last: Callable[[], None], leave: Callable[[], None]) -> None:
+        """
+        Args:
+            edit_last: ↑ on an empty prompt.
+            leave: tab, where there is nothing to complete. Both are called at once, not sent as messages, so that
+                the keys that follow find the new state.
+        """
         super().__init__(id="prompt", soft_wrap=True, show_line_numbers=False, placeholder="Ask anything")
         self.prompts: list[str] = []
+        self.editing = False
+        """What stands here is the last question, to be asked in its place."""
+        self._edit_last = edit_last
+        self._leave = leave
         self._at = 0
         self._draft = ""
         self.highlight_cursor_line = False
@@ -45,15 +49,14 @@ class Prompt(TextArea):
             self.insert("\n")
             return
         text = self.text.strip("\n")
-        if text.strip():
-            self.post_message(self.Sent(text))
-
-    def accept(self, text: str) -> None:
-        """The text was taken: remember it and begin anew."""
+        if not text.strip():
+            return
         if not self.prompts or self.prompts[-1] != text:
             self.prompts.append(text)
+        editing, self.editing = self.editing, False
         self.put("")
         self._at = len(self.prompts)
+        self.post_message(self.Sent(text, editing))
 
     def put(self, text: str) -> None:
         """Replace what stands here, cursor at the end."""
@@ -72,7 +75,7 @@ class Prompt(TextArea):
     def action_back(self) -> None:
         if self.navigator.is_first_wrapped_line(self.cursor_location):
             if not self.text and self._at >= len(self.prompts):
-                self.post_message(self.EditLast())
+                self._edit_last()
                 return
             self._walk(-1)
         else:
@@ -98,7 +101,11 @@ class Prompt(TextArea):
         self.put(self.prompts[target] if target < len(self.prompts) else self._draft)
 
     def action_complete(self) -> None:
-        self.post_message(self.Complete() if self.text.startswith("/") else self.Leave())
+        found = matching(self.text)
+        if found:
+            self.put(f"/{found[0].command}{' ' if found[0].argument else ''}")
+        else:
+            self._leave()
 
     def action_scroll_up(self) -> None:
         self.post_message(self.Scroll(-1))

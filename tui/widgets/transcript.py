@@ -128,5 +128,5 @@ class Transcript(VerticalScroll, can_focus=False):
         focused = self.screen.focused
         index = messages.index(focused) + step if isinstance(focused, MessageView) else len(messages) - 1
         message = messages[min(max(index, 0), len(messages) - 1)]
-        message.focus(scroll_visible=False)
+        self.screen.set_focus(message, scroll_visible=False)
         self.scroll_to_widget(message, animate=False, top=message.size.height > self.size.height)

@@ -1,0 +1,264 @@
+"""The Workers screen: who runs what, how fast, and the keys to change it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, cast
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult
+from textual.content import Content
+from textual.screen import Screen
+from textual.widgets import DataTable, Input, Static
+
+from fcd.errors import FcdError
+from fcd.wire.admin import WorkerInfo
+from tui import formats
+from tui.actions import BY_ID, bindings
+from tui.glyphs import sparkline
+from tui.widgets.chrome import Banner, Header, KeyBar
+from tui.widgets.pickers import Confirm, Picker, model_options
+from tui.worker_rows import COLUMNS, SORTS, STATES, cells, facts, matching, summary
+
+if TYPE_CHECKING:
+    from tui.app import FcdApp
+    from tui.link import DaemonClient
+
+_POLL_S = 1.0
+_HISTORY = 60
+
+
+class WorkersScreen(Screen[None]):
+    """A table, and below it the worker that the cursor is on: its facts, speed over the last minute, and log."""
+
+    CSS_PATH = "workers.tcss"
+    BINDINGS = bindings("workers")
+    AUTO_FOCUS = "DataTable"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sort = 0
+        self._words = ""
+        self._speeds: dict[str, deque[float]] = {}
+        self._loads: dict[str, str] = {}
+        self._log: list[str] = []
+
+    @property
+    def fcd(self) -> FcdApp:
+        return cast("FcdApp", self.app)
+
+    @property
+    def table(self) -> DataTable[Text]:
+        return cast("DataTable[Text]", self.query_one(DataTable))
+
+    def compose(self) -> ComposeResult:
+        yield Header("workers")
+        yield Banner()
+        yield DataTable(cursor_type="row", cell_padding=0, zebra_stripes=False)
+        yield Static("", id="none", markup=False)
+        yield Static("", id="loads", markup=False)
+        yield Static("", id="facts")
+        yield Static("", id="tail")
+        yield Input(placeholder="words to filter by", id="worker-filter", compact=True)
+        yield KeyBar("workers")
+
+    def on_mount(self) -> None:
+        self.query_one("#worker-filter").display = False
+        self._columns()
+        self.fcd.link_changed.subscribe(self, lambda _: self.draw())
+        self.set_interval(_POLL_S, self._poll)
+        self.draw()
+
+    def _columns(self) -> None:
+        spare = max(0, self.app.size.width - sum(width + 1 for _, width, _ in COLUMNS) - 1)
+        grown = {"NAME": spare // 3, "MODEL": spare // 2}
+        self.table.clear(columns=True)
+        for title, width, side in COLUMNS:
+            room = width + grown.get(title, 0)
+            label = f"{title} " if side == "left" else f"{title:>{room}} "
+            self.table.add_column(Text(label), width=room + 1, key=title)
+
+    def on_resize(self) -> None:
+        self._columns()
+        self.draw()
+
+    def _workers(self) -> list[WorkerInfo]:
+        found = matching(self.fcd.link.workers.values(), self._words)
+        return sorted(found, key=SORTS[self._sort][1])  # type: ignore[arg-type]
+
+    def chosen(self) -> WorkerInfo | None:
+        """The worker that the cursor is on."""
+        workers = self._workers()
+        row = self.table.cursor_row
+        return workers[row] if 0 <= row < len(workers) else None
+
+    def draw(self) -> None:
+        """Draw all of it from what the link knows."""
+        table, workers = self.table, self._workers()
+        row = table.cursor_row
+        table.clear()
+        widths = [column.width - 1 for column in table.ordered_columns]
+        for worker in workers:
+            table.add_row(*self._row(worker, widths), key=worker.name)
+        if workers:
+            table.move_cursor(row=min(max(row, 0), len(workers) - 1), animate=False)
+        self.query_one(Header).middle(summary(self.fcd.link.workers.values()) or "no workers")
+        none = self.query_one("#none", Static)
+        none.display = not workers
+        none.update(self._why_none())
+        self._draw_loads(workers)
+        self._draw_facts()
+
+    def _why_none(self) -> str:
+        if self._words:
+            return f" No worker matches '{self._words}'."
+        if self.fcd.link.state != "up":
+            return " Not connected."
+        return " No model is loaded." + ("" if self.fcd.readonly else f" {self.fcd.key('load_worker')} loads one.")
+
+    def _row(self, worker: WorkerInfo, widths: list[int]) -> list[Text]:
+        row = []
+        for (title, _, side), text, width in zip(COLUMNS, cells(worker, self.fcd.glyphs), widths, strict=True):
+            fitted = text if len(text) <= width else text[: width - 1] + self.fcd.glyphs.ellipsis[:1]
+            padded = f"{fitted:<{width}}" if side == "left" else f"{fitted:>{width}}"
+            row.append(Text(padded, self.fcd.colour(STATES[worker.state]) if title == "STATE" else ""))
+        return row
+
+    def _draw_loads(self, workers: list[WorkerInfo]) -> None:
+        lines = [
+            f" {worker.name}  {formats.progress(worker.progress, self.fcd.glyphs, 20)}"
+            for worker in workers
+            if worker.progress is not None and worker.state in ("starting", "loading")
+        ]
+        known = {model for worker in workers for model in worker.models}
+        lines += [f" {model}  {words}" for model, words in self._loads.items() if model not in known]
+        loads = self.query_one("#loads", Static)
+        loads.display = bool(lines)
+        loads.update("\n".join(lines))
+
+    @on(DataTable.RowHighlighted)
+    def _draw_facts(self) -> None:
+        worker = self.chosen()
+        box = self.query_one("#facts", Static)
+        box.display = worker is not None
+        self.query_one("#tail").display = worker is not None
+        if worker is None:
+            return
+        glyphs = self.fcd.glyphs
+        parts: list[tuple[str, str] | str] = [(f" {worker.name} ", "bold"), (facts(worker, glyphs, time.time()), "")]
+        speeds = self._speeds.get(worker.name)
+        if speeds and max(speeds) > 0:
+            parts.append((f"\n tok/s {sparkline(list(speeds), glyphs)} {formats.rate(speeds[-1])}", "$text-accent"))
+        if worker.error:
+            parts.append((f"\n {worker.error}", "$text-error"))
+        box.update(Content.assemble(*parts))
+        tail = self.query_one("#tail", Static)
+        tail.update(Content("\n".join(f" {line}" for line in self._log[-max(1, tail.size.height) :])))
+
+    @work(exclusive=True, group="poll")
+    async def _poll(self) -> None:
+        """Speeds change without an event; read them while somebody looks."""
+        for name, known in self.fcd.link.workers.items():
+            self._speeds.setdefault(name, deque(maxlen=_HISTORY)).append(known.tokens_per_second)
+        if not self.is_current or self.fcd.link.state != "up":
+            return
+        try:
+            await self.fcd.link.refresh()
+            worker = self.chosen()
+            self._log = await self.fcd.link.connected().worker_log(worker.name, 30) if worker else []
+        except FcdError:
+            self._log = []
+        self._draw_facts()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Destructive actions are not there when the interface is only to read."""
+        known = BY_ID.get(action)
+        return not (known is not None and known.destructive and self.fcd.readonly)
+
+    @work(exclusive=True, group="picker")
+    async def action_load_worker(self) -> None:
+        try:
+            models = await self.fcd.link.connected().models()
+        except FcdError as error:
+            self.notify(str(error), severity="error", markup=False)
+            return
+        hint = "enter load   esc close   a folder or repo name works too"
+        options = model_options(models, "", self.fcd.glyphs)
+        chosen = await self.fcd.push_screen_wait(Picker("Load a model", options, hint=hint, free=True))
+        if chosen:
+            self._load(chosen)
+
+    @work(group="load")
+    async def _load(self, model: str) -> None:
+        self._loads[model] = "asked for"
+        try:
+            async for event in self.fcd.load(model):
+                if event.type == "error":
+                    self.notify(event.error, title=f"{model} is not loaded", severity="error", markup=False)
+                elif event.progress is not None:
+                    self._loads[model] = self.fcd.describe(event.progress)
+                    self._draw_loads(self._workers())
+        except FcdError as error:
+            self.notify(str(error), title=f"{model} is not loaded", severity="error", markup=False)
+        finally:
+            self._loads.pop(model, None)
+            self.draw()
+
+    def action_stop_worker(self) -> None:
+        self._change("Stop", lambda client, worker: client.stop_worker(worker.name))
+
+    def action_restart_worker(self) -> None:
+        self._change("Restart", lambda client, worker: client.restart_worker(worker.name))
+
+    def action_unload_worker(self) -> None:
+        self._change("Unload", lambda client, worker: client.unload(worker.models[0]))
+
+    @work(exclusive=True, group="picker")
+    async def _change(self, verb: str, call: Callable[[DaemonClient, WorkerInfo], Awaitable[None]]) -> None:
+        worker = self.chosen()
+        if worker is None or not worker.models:
+            return
+        busy = f" It is answering {worker.running} requests." if worker.running else ""
+        question = f"{verb} {worker.name} ({', '.join(worker.models)})?{busy}"
+        if not await self.fcd.push_screen_wait(Confirm(question, verb.lower())):
+            return
+        try:
+            await call(self.fcd.link.connected(), worker)
+            await self.fcd.link.refresh()
+        except FcdError as error:
+            self.notify(str(error), severity="error", markup=False)
+        self.draw()
+
+    @on(DataTable.RowSelected)
+    async def action_worker_log(self) -> None:
+        worker = self.chosen()
+        if worker is not None:
+            await self.fcd.show_log(worker.name)
+
+    def action_filter_workers(self) -> None:
+        field = self.query_one("#worker-filter", Input)
+        field.display = True
+        self.set_focus(field)
+
+    @on(Input.Changed, "#worker-filter")
+    def _filter(self, event: Input.Changed) -> None:
+        self._words = event.value
+        self.draw()
+
+    @on(Input.Submitted, "#worker-filter")
+    def _filtered(self) -> None:
+        self.set_focus(self.table)
+
+    def key_escape(self) -> None:
+        field = self.query_one("#worker-filter", Input)
+        field.value = ""
+        field.display = False
+        self.set_focus(self.table)
+
+    def action_sort_workers(self) -> None:
+        self._sort = (self._sort + 1) % len(SORTS)
+        self.notify(f"Sorted by {SORTS[self._sort][0]}.", timeout=2, markup=False)
+        self.draw()
