@@ -6,8 +6,8 @@ It speaks HTTP to a running daemon and nothing else: no model code is ever impor
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -134,25 +134,28 @@ class Client:
     async def daemon_log(self, lines: int = 200) -> list[str]:
         return (await self._get(f"/api/logs?lines={lines}", LogLines)).lines
 
-    async def load(self, request: LoadRequest) -> AsyncIterator[LoadEvent]:
+    async def load(self, request: LoadRequest) -> AsyncGenerator[LoadEvent, None]:
         """Load a model (or find it loaded): progress, then one `ready` or `error`. Closing it does not unload."""
-        async for event in self.events("POST", "/api/models/load", request):
-            yield msgspec.json.decode(event.data, type=LoadEvent)
+        async with aclosing(self.events("POST", "/api/models/load", request)) as events:
+            async for event in events:
+                yield msgspec.json.decode(event.data, type=LoadEvent)
 
-    async def watch(self) -> AsyncIterator[DaemonEvent]:
+    async def watch(self) -> AsyncGenerator[DaemonEvent, None]:
         """What changes in the daemon, from now until the connection ends."""
-        async for event in self.events("GET", "/api/events"):
-            yield msgspec.json.decode(event.data, type=DaemonEvent)
+        async with aclosing(self.events("GET", "/api/events")) as events:
+            async for event in events:
+                yield msgspec.json.decode(event.data, type=DaemonEvent)
 
-    async def chat(self, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def chat(self, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """Stream /v1/chat/completions: each chunk as OpenAI sends it. An `error` event is raised as ApiError."""
-        async for event in self.events("POST", "/v1/chat/completions", {**body, "stream": True}):
-            if event.data == "[DONE]":
-                return
-            chunk = msgspec.json.decode(event.data)
-            if event.event == "error" or "error" in chunk:
-                raise api_error_from_body(500, chunk)
-            yield chunk
+        async with aclosing(self.events("POST", "/v1/chat/completions", {**body, "stream": True})) as events:
+            async for event in events:
+                if event.data == "[DONE]":
+                    return
+                chunk = msgspec.json.decode(event.data)
+                if event.event == "error" or "error" in chunk:
+                    raise api_error_from_body(500, chunk)
+                yield chunk
         raise ApiError(502, "The answer broke off: the connection ended before it was complete.", code="worker_died")
 
     async def json(self, method: str, path: str, body: Any = None) -> Any:
@@ -164,7 +167,7 @@ class Client:
         _raise_for_status(answer)
         return msgspec.json.decode(answer.content) if answer.content else None
 
-    async def events(self, method: str, path: str, body: Any = None) -> AsyncIterator[ServerSentEvent]:
+    async def events(self, method: str, path: str, body: Any = None) -> AsyncGenerator[ServerSentEvent, None]:
         """The server-sent events of one request; comments are passed over."""
         async with self._open_stream(method, path, body) as answer:
             name, data = "", list[str]()

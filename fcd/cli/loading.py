@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from fcd.errors import ModelLoadError
@@ -18,16 +19,17 @@ async def load_and_wait(client: Client, request: LoadRequest, show: Callable[[Pr
     Raises:
         ModelLoadError: with the daemon's reason.
     """
-    async for event in client.load(request):
-        if event.type == "progress" and event.progress is not None:
-            show(event.progress)
-        elif event.type == "ready":
-            return event
-        elif event.type == "error":
-            raise ModelLoadError(
-                f"{request.model} could not be loaded: {event.error}",
-                hint="`fcd ps` shows its worker, `fcd daemon logs` what happened.",
-            )
+    async with aclosing(client.load(request)) as events:
+        async for event in events:
+            if event.type == "progress" and event.progress is not None:
+                show(event.progress)
+            elif event.type == "ready":
+                return event
+            elif event.type == "error":
+                raise ModelLoadError(
+                    f"{request.model} could not be loaded: {event.error}",
+                    hint="`fcd ps` shows its worker, `fcd daemon logs` what happened.",
+                )
     raise ModelLoadError(
         f"{request.model} could not be loaded: the daemon ended its answer early.",
         hint="`fcd daemon status` says how it is.",

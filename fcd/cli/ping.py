@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from fcd.cli.access import running_client
@@ -72,13 +73,14 @@ async def _ask(client: Client, body: dict[str, Any]) -> dict[str, Any]:
     first = 0.0
     parts: list[str] = []
     tokens = 0
-    async for chunk in client.chat(body):
-        tokens = int((chunk.get("usage") or {}).get("completion_tokens") or tokens)
-        for choice in chunk.get("choices") or []:
-            text = (choice.get("delta") or {}).get("content") or ""
-            if text:
-                first = first or time.perf_counter()
-                parts.append(text)
+    async with aclosing(client.chat(body)) as chunks:
+        async for chunk in chunks:
+            tokens = int((chunk.get("usage") or {}).get("completion_tokens") or tokens)
+            for choice in chunk.get("choices") or []:
+                text = (choice.get("delta") or {}).get("content") or ""
+                if text:
+                    first = first or time.perf_counter()
+                    parts.append(text)
     ended = time.perf_counter()
     return {
         "model": body["model"],

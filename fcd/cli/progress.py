@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -11,6 +12,9 @@ from fcd.wire.admin import Progress
 
 if TYPE_CHECKING:
     import rich.progress
+
+_QUIET_S = 1.0
+"""What takes less than this is not worth lines in somebody's log."""
 
 _STEP = 10
 """Percent between two lines where there is no terminal."""
@@ -25,6 +29,7 @@ class ProgressDisplay:
         self._bar: rich.progress.Progress | None = None
         self._task: Any = None
         self._said = ("", -1)
+        self._began = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -58,6 +63,10 @@ class ProgressDisplay:
         )
 
     def _write(self, progress: Progress) -> None:
+        now = time.monotonic()
+        self._began = self._began or now
+        if now - self._began < _QUIET_S:
+            return
         percent = int(100 * progress.done / progress.total) if progress.total else 0
         step = percent - percent % _STEP
         text = self._text(progress)
@@ -68,8 +77,8 @@ class ProgressDisplay:
         print(f"{text}...{amount}", file=self._stream, flush=True)
 
     def _text(self, progress: Progress) -> str:
-        stage = progress.stage[:1].upper() + progress.stage[1:]
-        return f"{stage} {self._title}" if self._title and self._title not in stage else stage
+        stage = progress.stage
+        return f"{self._title}: {stage}" if self._title else stage[:1].upper() + stage[1:]
 
 
 def _amount(value: float, unit: str) -> str:

@@ -6,8 +6,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any, Protocol
 
 import msgspec
@@ -125,9 +125,9 @@ class Session:
 
     async def _stream(self, body: dict[str, Any], writing: _Writing) -> None:
         client = await self._connect()
-        chunks: AsyncIterator[dict[str, Any]] = client.chat(body)
-        async for chunk in chunks:
-            writing.take(chunk)
+        async with aclosing(client.chat(body)) as chunks:
+            async for chunk in chunks:
+                writing.take(chunk)
 
     async def _connect(self) -> Client:
         if self._client is None:
