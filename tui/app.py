@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -54,6 +55,8 @@ class FcdApp(App[None]):
         readonly: bool = False,
         ensure: Ensure | None = None,
         client_factory: ClientFactory = open_client,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
         self.settings = settings
@@ -61,6 +64,8 @@ class FcdApp(App[None]):
         self.readonly = readonly
         self.glyphs = choose_glyphs(ascii_only or settings.tui.ascii)
         self.moved_keys, self._key_problems = keymap(settings.tui.keys)
+        self.now = now
+        self.clock = clock
         self.failed_loads: set[str] = set()
         self.link = Link(client_factory, ensure, self._link_changed)
         self.link_changed: Signal[None] = Signal(self, "link_changed")

@@ -196,12 +196,12 @@ class ChatScreen(ChatActions, Screen[None]):
         """A new turn."""
         turn = Turn([Variant(question, model=self.chat.model)])
         self.chat.turns.append(turn)
-        self.answer(await self.transcript.add(turn, time.time()))
+        self.answer(await self.transcript.add(turn, self.fcd.now()))
 
     async def ask_again(self, turn: Turn, question: str) -> None:
         """Another variant of a turn."""
         turn.add(Variant(question, model=self.chat.model))
-        view = self.transcript.view_of(turn) or await self.transcript.add(turn, time.time())
+        view = self.transcript.view_of(turn) or await self.transcript.add(turn, self.fcd.now())
         view.show()
         self.transcript.follow()
         self.answer(view)
@@ -243,7 +243,7 @@ class ChatScreen(ChatActions, Screen[None]):
             self.fcd.link.connected()
             name = await self._load(self.chat.model)
             variant.model = self.chat.model
-            self._generation = Generation(variant)
+            self._generation = Generation(variant, self.fcd.clock)
             index = self.chat.turns.index(view.turn)
             body = {"model": name, "messages": self.chat.messages(index), **self.chat.params}
             await self._generation.run(self.fcd.link.connected(), body)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
@@ -148,7 +147,7 @@ class WorkersScreen(Screen[None]):
         if worker is None:
             return
         glyphs = self.fcd.glyphs
-        parts: list[tuple[str, str] | str] = [(f" {worker.name} ", "bold"), (facts(worker, glyphs, time.time()), "")]
+        parts: list[tuple[str, str] | str] = [(f" {worker.name} ", "bold"), (facts(worker, glyphs, self.fcd.now()), "")]
         speeds = self._speeds.get(worker.name)
         if speeds and max(speeds) > 0:
             parts.append((f"\n tok/s {sparkline(list(speeds), glyphs)} {formats.rate(speeds[-1])}", "$text-accent"))

@@ -1,0 +1,171 @@
+"""What the screens look like. `pytest --snapshot-update` draws them anew; look at the difference before committing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+
+from fcd.settings import Settings, TuiSettings
+from fcd.wire.admin import Progress, WorkerInfo
+from tests.tui.fake import FakeDaemon, make_app, wait_until
+from tui.app import FcdApp
+from tui.screens.chat import ChatScreen
+
+ANSWER = """Because each **int8 row** is scaled back to `bf16` on every matmul:
+
+1. read the scale of the row
+2. widen it, and if the explanation of a step is long it hangs below itself
+   - nested
+3. multiply
+
+| device | tok/s |
+|:-------|------:|
+| cpu    |  31.4 |
+| cuda:0 |   412 |
+
+```python
+def load(path: str) -> Model:
+    return Model(path, bits=8)  # widen
+```
+
+> Memory halves, but time grows.
+"""
+SIZES = [(80, 24), (120, 40)]
+LOOKS = {
+    "dark": {"settings": Settings(tui=TuiSettings(theme="dark"))},
+    "light": {"settings": Settings(tui=TuiSettings(theme="light"))},
+    "ascii": {"settings": Settings(tui=TuiSettings(theme="ansi-dark")), "ascii_only": True},
+}
+
+
+def build(daemon: FakeDaemon, look: str) -> FcdApp:
+    ticks = itertools.count()
+    return make_app(daemon, now=lambda: 0.0, clock=lambda: next(ticks) * 0.1, **LOOKS[look])
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "TERM", "LC_ALL", "LC_CTYPE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    monkeypatch.setenv("TERM", "xterm-256color")
+
+
+async def settled(pilot: Pilot[None]) -> ChatScreen:
+    app = pilot.app
+    assert isinstance(app, FcdApp)
+    await wait_until(pilot, lambda: app.link.state == "up")
+    screen = app.get_screen_stack("chat")[0]
+    assert isinstance(screen, ChatScreen)
+    screen.prompt.cursor_blink = False
+    return screen
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("size", SIZES)
+def test_chat(snap_compare: Callable[..., bool], size: tuple[int, int], look: str) -> None:
+    daemon = FakeDaemon()
+
+    async def talk(pilot: Pilot[None]) -> None:
+        screen = await settled(pilot)
+        screen.prompt.put("Why is my 8-bit model slower on CPU?")
+        await pilot.press("enter")
+        daemon.say(reasoning_content="The matmul widens each row.")
+        daemon.say(ANSWER)
+        daemon.end(tokens=118, prompt_tokens=1500)
+        await wait_until(pilot, lambda: not screen.busy)
+        screen.prompt.put("show me the profile\nand one line per layer")
+        await pilot.pause()
+
+    assert snap_compare(build(daemon, look), run_before=talk, terminal_size=size)
+
+
+@pytest.mark.parametrize("look", ["dark", "ascii"])
+def test_chat_in_trouble(snap_compare: Callable[..., bool], look: str) -> None:
+    daemon = FakeDaemon()
+
+    async def lose(pilot: Pilot[None]) -> None:
+        screen = await settled(pilot)
+        screen.prompt.put("Hello?")
+        await pilot.press("enter")
+        daemon.say("Half an ans")
+        await wait_until(pilot, lambda: "Half" in screen.chat.turns[0].variant.text)
+        daemon.go()
+        await wait_until(pilot, lambda: not screen.busy and screen.fcd.link.state == "gone")
+        await pilot.pause()
+
+    assert snap_compare(build(daemon, look), run_before=lose, terminal_size=(80, 24))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_welcome(snap_compare: Callable[..., bool], size: tuple[int, int]) -> None:
+    daemon = FakeDaemon()
+
+    async def wait(pilot: Pilot[None]) -> None:
+        await settled(pilot)
+        await pilot.press(*"/s")
+
+    assert snap_compare(build(daemon, "dark"), run_before=wait, terminal_size=size)
+
+
+def press(*keys: str) -> Callable[[Pilot[None]], Any]:
+    async def act(pilot: Pilot[None]) -> None:
+        await settled(pilot)
+        await pilot.press(*keys)
+        await pilot.pause(0.1)
+
+    return act
+
+
+@pytest.mark.parametrize("look", ["dark", "ascii"])
+@pytest.mark.parametrize("key", ["f1", "ctrl+l", "ctrl+t"])
+def test_windows(snap_compare: Callable[..., bool], key: str, look: str) -> None:
+    assert snap_compare(build(FakeDaemon(), look), run_before=press(key), terminal_size=(80, 24))
+
+
+def workers() -> FakeDaemon:
+    daemon = FakeDaemon()
+    daemon.known += [
+        WorkerInfo("qwen-0", ["Qwen/Qwen3-0.6B"], "loading", device="cuda:0",
+                   progress=Progress("loading weights", 2, 3, "shards")),
+        WorkerInfo("bad-0", ["bad"], "failed", error="Out of memory: it needs 14 GiB, 8 are free."),
+        WorkerInfo("gpu-box", ["vicuna-7b"], "ready", local=False, address="http://gpu-box:21002", device="cuda:1",
+                   quantization="8bit", running=3, waiting=2, tokens_per_second=412.3, ttft_ms=190,
+                   memory_bytes=8_600_000_000),
+    ]  # fmt: skip
+    daemon.logs["bad-0"] = [
+        "2026-01-02 10:00:00 info    fcd.worker: loading bad",
+        "2026-01-02 10:00:01 error   fcd.worker: Out of memory",
+    ]
+    daemon.logs[""] = [
+        f"2026-01-02 10:00:{number:02d} {'error  ' if number % 9 == 8 else 'info   '} fcd.http: request {number}"
+        for number in range(40)
+    ]
+    return daemon
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("size", SIZES)
+def test_workers(snap_compare: Callable[..., bool], size: tuple[int, int], look: str) -> None:
+    async def look_around(pilot: Pilot[None]) -> None:
+        await settled(pilot)
+        await pilot.press("f5")
+        await wait_until(pilot, lambda: "Out of memory" in str(pilot.app.screen.query_one("#tail").visual))  # type: ignore[attr-defined]
+
+    assert snap_compare(build(workers(), look), run_before=look_around, terminal_size=size)
+
+
+@pytest.mark.parametrize("look", ["dark", "ascii"])
+def test_logs(snap_compare: Callable[..., bool], look: str) -> None:
+    async def read(pilot: Pilot[None]) -> None:
+        await settled(pilot)
+        await pilot.press("f6")
+        await wait_until(pilot, lambda: "40 of 40" in str(pilot.app.screen.query_one("#log-state").visual))  # type: ignore[attr-defined]
+        await pilot.press("e")
+        await pilot.pause()
+
+    assert snap_compare(build(workers(), look), run_before=read, terminal_size=(80, 24))
