@@ -23,6 +23,10 @@ def fastchat_conv(prompter: Prompter) -> dict[str, Any]:
 def derive(prompter: Prompter) -> ConvTemplate | None:
     """A FastChat template that renders as the tokenizer's own, found by rendering marked texts and checked on others.
 
+    FastChat writes its system template even around an empty message. So the message's frame is kept where the model has
+    a default message to fill it; elsewhere chats without a system message, the usual ones, are exact, and a system
+    message stands without its frame.
+
     None: the tokenizer's template is not of that form (prefix, text, suffix for each role).
     """
     try:
@@ -48,27 +52,30 @@ def derive(prompter: Prompter) -> ConvTemplate | None:
     if answer_tag is None:
         return None
     sep, tag = answer_tag
+    default = head.removesuffix(user_tag)
+    after_system = after_system.removesuffix(user_tag)
+    wrapped = default.startswith(before_system) and default.endswith(after_system) and default != ""
     template = ConvTemplate(
         name="raw",
         style=SepStyle.NO_COLON_TWO,
         roles=(user_tag, tag),
         sep=sep,
         sep2=to_user.removesuffix(user_tag),
-        system_template=f"{before_system}{{system_message}}{after_system.removesuffix(user_tag)}",
+        system_template=f"{before_system}{{system_message}}{after_system}" if wrapped else "{system_message}",
+        system_message=default[len(before_system) : len(default) - len(after_system)] if wrapped else "",
     )
-    default = head.removesuffix(user_tag)
-    return template if _agrees(prompter, template, default, bos) else None
+    return template if (wrapped or default == "") and _agrees(prompter, template, bos) else None
 
 
-def _agrees(prompter: Prompter, template: ConvTemplate, default_head: str, bos: str) -> bool:
-    """Whether both render the same, with a system message and several turns of odd text."""
-    turns = [("system", "Be brief."), ("user", "a b?\nc"), ("assistant", "d: e"), ("user", "f")]
+def _agrees(prompter: Prompter, template: ConvTemplate, bos: str) -> bool:
+    """Whether both render several turns of odd text the same."""
+    turns = [("user", "a b?\nc"), ("assistant", "d: e"), ("user", "f")]
     try:
         own = _render(prompter, *turns)
     except ApiError:
         return False
     own = own.removeprefix(bos) if bos else own
-    return template.render([Turn(role, text) for role, text in turns]) == own and default_head == ""
+    return template.render([Turn(role, text) for role, text in turns]) == own
 
 
 def _render(prompter: Prompter, *turns: tuple[str, str]) -> str:

@@ -79,8 +79,12 @@ async def generation_request(worker: Worker, params: FastChatParams) -> tuple[Ge
     if info.is_encoder_decoder:
         ids, wanted = ids[: info.context_length], min(wanted, info.context_length)
     else:
-        wanted = min(wanted, info.context_length - 1)
-        ids = ids[-max(info.context_length - wanted - 1, 1) :]
+        room = info.context_length - wanted - 1
+        if room < 1:
+            # More was asked for than the context holds: half of it at least is left to the prompt.
+            room = max(info.context_length // 2, 1)
+        ids = ids[-room:]
+        wanted = min(wanted, info.context_length - len(ids))
     greedy = params.temperature < _GREEDY_TEMPERATURE or params.top_p < _GREEDY_TOP_P
     echo_logprobs = params.logprobs if params.echo and not info.is_encoder_decoder else None
     sampling = SamplingParams(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from typing import Any
 
+from sanic.exceptions import RequestCancelled
 from sanic.request import Request
 
 from daemon.access import host_name, is_loopback, is_same_origin
@@ -13,6 +15,8 @@ from fcd.errors import ApiError
 
 _OPEN = frozenset({"/health", "/worker_get_status"})
 """Routes that say only whether a worker is there, for probes."""
+
+_LINGER_S = 2.0
 
 
 def over_unix_socket(request: Request[Any, Any]) -> bool:
@@ -42,3 +46,26 @@ def check_caller(request: Request[Any, Any], options: WorkerOptions) -> None:
     given = headers.getone("authorization", "").removeprefix("Bearer ").encode()
     if not hmac.compare_digest(given, options.api_key.encode()):
         raise ApiError(401, "This worker takes requests from its controller only.", code="invalid_api_key")
+
+
+def check_size(request: Request[Any, Any], limit: int) -> None:
+    """Refuse a body that is announced as too large before any of it is read. Raises ApiError 413."""
+    length = request.headers.getone("content-length", "0").strip()
+    if length.isdigit() and int(length[:20]) > limit:
+        raise ApiError(413, f"The request body is larger than {limit} bytes.", code="request_too_large")
+
+
+async def discard_body(request: Request[Any, Any]) -> None:
+    """Throw away what a refused client still sends, for a moment, so that it reads the answer and not a reset."""
+    stream: Any = request.stream
+    if stream is None or not stream.request_body:
+        return
+    stream.request_body = None
+    protocol = stream.protocol
+    try:
+        async with asyncio.timeout(_LINGER_S):
+            while protocol.transport is not None and not protocol.transport.is_closing():
+                protocol.recv_buffer.clear()
+                await protocol.receive_more()
+    except (TimeoutError, RequestCancelled):
+        pass

@@ -6,26 +6,26 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 import uuid
 from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from sanic import Blueprint, Sanic
 from sanic.config import Config
 from sanic.exceptions import SanicException
 from sanic.handlers import ErrorHandler
+from sanic.http import Http
 from sanic.models.server_types import Signal
 from sanic.request import Request
 from sanic.response import HTTPResponse
 from sanic.server.protocols.http_protocol import HttpProtocol
-from sanic.server.socket import bind_unix_socket
 
 from daemon.http import error_response
-from daemon.worker.guard import check_caller
+from daemon.worker.guard import check_caller, check_size, discard_body
 from daemon.worker.options import WorkerOptions
+from daemon.worker.sockets import bind_tcp, bind_unix
 from daemon.worker.state import Worker
 from fcd.errors import ApiError, FcdError
 
@@ -48,8 +48,13 @@ class WorkerApp(Sanic[Config, SimpleNamespace]):
         try:
             try:
                 check_caller(request, worker.options)
+                check_size(request, worker.options.max_body_bytes)
             except ApiError as error:
+                if error.status == 413:
+                    cast("Any", request.stream).keep_alive = False
                 await self.handle_exception(request, error, run_middleware=False)
+                if error.status == 413:
+                    await discard_body(request)
                 return
             await super().handle_request(request)
         finally:
@@ -100,6 +105,8 @@ def new_app(worker: Worker, blueprints: Sequence[Blueprint]) -> WorkerApp:
             "KEEP_ALIVE_TIMEOUT": _KEEP_ALIVE_S,
             "RESPONSE_TIMEOUT": _NEVER_S,
             "FALLBACK_ERROR_FORMAT": "json",
+            # Sanic rewrites its classes once per process, and cannot do it twice.
+            "TOUCHUP": not getattr(Http, "__touched__", False),
         }
     )
     app = WorkerApp(
@@ -130,16 +137,13 @@ class Listeners:
             FcdError: the port or the socket is taken or not allowed.
         """
         loop = asyncio.get_running_loop()
-        tcp = _bind(self._options.host, self._options.port)
+        tcp = bind_tcp(self._options.host, self._options.port)
         self.port = int(tcp.getsockname()[1])
         self._sanic = await self._app.create_server(sock=tcp, protocol=HttpProtocol, access_log=False)
         await self._sanic.startup()
         await self._sanic.before_start()
         if self._options.socket:
-            try:
-                unix = bind_unix_socket(self._options.socket, mode=0o600)
-            except OSError as error:
-                raise FcdError(f"The socket {self._options.socket} cannot be opened: {error}") from error
+            unix = bind_unix(self._options.socket)
             factory = partial(
                 HttpProtocol,
                 loop=loop,
@@ -172,22 +176,3 @@ class Listeners:
         if self._options.socket:
             with contextlib.suppress(OSError):
                 os.unlink(self._options.socket)
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(address)
-        except OSError:
-            sock.close()
-            raise
-        sock.listen(1024)
-    except OSError as error:
-        raise FcdError(
-            f"Port {port} on {host} cannot be opened: {error.strerror or error}.",
-            hint="Choose another with --port, or --port 0 for any that is free.",
-        ) from error
-    return sock
