@@ -116,6 +116,7 @@ def _load(turn: Turn, event: e.LoadRequested) -> None:
         turn.do(e.LoadRefused(event.model, "The daemon is shutting down."))
         return
     model.wanted = True
+    model.next_keep_alive = event.keep_alive
     for name in list(model.workers):
         worker = turn.state.workers[name]
         if worker.local and event.keep_alive is not None:
@@ -127,6 +128,8 @@ def _load(turn: Turn, event: e.LoadRequested) -> None:
             respawn(turn, worker)
         elif worker.state in ("starting", "loading", "ready") and not worker.draining:
             model.wanted = False
+    if not model.wanted:
+        model.next_keep_alive = None
     ensure(turn, model)
 
 

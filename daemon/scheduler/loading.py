@@ -141,10 +141,11 @@ def spawn(turn: Turn, model: Model) -> Worker:
         models=(model.name,),
         local=True,
         state="starting",
-        keep_alive=model.keep_alive,
+        keep_alive=model.keep_alive if model.next_keep_alive is None else model.next_keep_alive,
         estimate=model.estimate,
         pool=model.pool,
     )
+    model.next_keep_alive = None
     turn.state.workers[name] = worker
     model.workers[name] = None
     respawn(turn, worker)

@@ -55,6 +55,8 @@ class Model(msgspec.Struct):
     estimate: int = 0
     pool: str = "cpu"
     keep_alive: float = float("inf")
+    next_keep_alive: float | None = None
+    """What the load that was asked for wants instead."""
     waiting: dict[int, Waiting] = msgspec.field(default_factory=dict)
     """In order of arrival."""
     workers: dict[str, None] = msgspec.field(default_factory=dict)

@@ -35,7 +35,7 @@ def _wait(turn: Turn, name: str) -> None:
                 refuse(turn, model, request, 503, "overloaded", message, 30)
     if model.waiting:
         oldest = next(iter(model.waiting.values())).since
-        turn.arm("wait", name, max(turn.now + 1.0, oldest + limit))
+        turn.arm("wait", name, max(turn.now + max(1.0, limit / 20), oldest + limit))
 
 
 def _ttl(turn: Turn, worker: Worker) -> None:

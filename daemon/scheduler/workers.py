@@ -155,7 +155,7 @@ def _make_all_room(turn: Turn, worker: Worker) -> bool:
     idle = [
         other
         for other in turn.state.workers.values()
-        if other.local and other.pool == worker.pool and other.state == "ready" and other.idle
+        if other is not worker and other.local and other.pool == worker.pool and other.state == "ready" and other.idle
     ]
     for other in idle:
         drain(turn, other, "remove", by=turn.now)

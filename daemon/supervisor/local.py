@@ -115,7 +115,9 @@ class LocalWorker:
         if self._log is not None:
             self._log.close()
         words = self._last_words()
-        reason = self.error or f"It ended with {_how(code)}.{f' Its last words: {words}' if words else ''}"
+        # What a killed worker said last is not why it ended.
+        said = f" Its last words: {words}" if words and code != -int(signal.SIGKILL) else ""
+        reason = self.error or f"It ended with {_how(code)}.{said}"
         if self._stop_grace is None:
             log.warning("worker %s is gone: %s", self.name, reason, extra={"log": str(self.log_path)})
         memory = any(sign in f"{self.error} {words}".lower() for sign in ("out of memory", "cannot allocate memory"))

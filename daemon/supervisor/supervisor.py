@@ -330,8 +330,9 @@ class Supervisor:
             local, record = self.local.get(name), self.registry.get(name)
             if ok and local is not None and record is not None:
                 local.was_ready, local.progress = True, None
-                self.submit(e.WorkerReady(name, record.limit, record.status.speed))
+                # What it took must be seen before it counts as loaded.
                 self.read_memory(force=True)
+                self.submit(e.WorkerReady(name, record.limit, record.status.speed))
             return
         self.submit(e.ProbeAnswered(name, ok))
 

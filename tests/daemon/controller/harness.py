@@ -151,5 +151,3 @@ def state_of(daemon: Daemon, name: str = "guide") -> str:
 
 def body(answer: httpx.Response) -> Any:
     return answer.json()
-
-
