@@ -27,12 +27,15 @@ class DaemonSettings(msgspec.Struct, forbid_unknown_fields=True):
     """Where the daemon listens and what bounds it."""
 
     host: str = "127.0.0.1"
+    """The address listened on; one that others can reach needs an API key."""
     port: int = DEFAULT_PORT
+    """0 takes a free one."""
     allowed_hosts: list[str] = []
     """Host headers answered besides loopback names and the address listened on."""
     allowed_origins: list[str] = []
     """Web origins that may call; empty keeps CORS closed."""
     max_body_bytes: int = 32 * 1024 * 1024
+    """The largest request."""
     max_queue: int = 256
     """Requests that may wait for one model, those being loaded included."""
     load_stall_s: float = 300.0
@@ -50,6 +53,7 @@ class DaemonSettings(msgspec.Struct, forbid_unknown_fields=True):
     heartbeat_s: float = 90.0
     """A worker not heard of for this long is lost."""
     dispatch: Literal["shortest_queue", "lottery"] = "shortest_queue"
+    """How one of several workers with the same model is chosen."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -57,10 +61,13 @@ class WorkerSettings(msgspec.Struct, forbid_unknown_fields=True):
     """How workers that this machine starts run models."""
 
     device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `mps`."""
     dtype: str = "auto"
+    """`auto`, `float32`, `float16` or `bfloat16`."""
     max_batch: int = 32
     """Completions that run at once in one worker."""
     max_waiting: int = 256
+    """Requests that may wait in one worker."""
     kv_bytes: int = 0
     """Memory for the KV cache; 0 decides from what is free."""
     threads: int = 0
@@ -73,13 +80,17 @@ class ChatSettings(msgspec.Struct, forbid_unknown_fields=True):
     """Defaults of `fcd chat` and the interface."""
 
     model: str = DEFAULT_MODEL
+    """The model when none is named."""
     temperature: float | None = None
     """Not set leaves it to the model."""
     top_p: float | None = None
+    """Not set leaves it to the model."""
     max_tokens: int = 0
     """0 leaves it to what the context holds."""
     system: str = ""
+    """The system message; empty is none."""
     style: Literal["simple", "rich", "programmatic"] = "rich"
+    """How answers look; `rich` is `simple` where there are no colours."""
 
 
 class TuiSettings(msgspec.Struct, forbid_unknown_fields=True):

@@ -1,0 +1,76 @@
+"""The daemon's routes, for fcd-api(7)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Route(NamedTuple):
+    methods: str
+    path: str
+    summary: str
+
+
+ROUTES: tuple[tuple[str, str, tuple[Route, ...]], ...] = (
+    (
+        "OpenAI",
+        "An API key in `Authorization: Bearer KEY`; none is needed on loopback while no key exists.",
+        (
+            Route("GET", "/v1/models", "the models that requests may name"),
+            Route("GET", "/v1/models/{id}", "one of them"),
+            Route("POST", "/v1/chat/completions", "an answer to messages; `stream` sends it as it is written"),
+            Route("POST", "/v1/completions", "text that goes on from a prompt"),
+            Route("POST", "/v1/embeddings", "vectors of texts"),
+            Route("POST", "/tokenize", "a text or messages as token ids"),
+            Route("POST", "/detokenize", "token ids as text"),
+            Route("GET", "/tokenizer_info", "what the tokenizer is"),
+        ),
+    ),
+    (
+        "FastChat's controller",
+        "Reading needs what OpenAI's routes need, or a join token. Registering always needs a join token, as"
+        " `Authorization: Bearer TOKEN` or in the path: all of these are also under /join/TOKEN/.",
+        (
+            Route("POST", "/register_worker", "a worker says that it is there"),
+            Route("POST", "/receive_heart_beat", "and that it still is"),
+            Route("POST", "/refresh_all_workers", "ask every worker how it is"),
+            Route("POST", "/list_models", "names of models"),
+            Route("POST", "/list_language_models", "those that take text only"),
+            Route("POST", "/list_multimodal_models", "those that take images too"),
+            Route("POST", "/get_worker_address", "where a model is served"),
+            Route("POST", "/worker_get_status", "the daemon as one worker"),
+            Route("POST", "/worker_generate_stream", "an answer in FastChat's frames"),
+            Route("GET", "/test_connection", "answers when the daemon does"),
+        ),
+    ),
+    (
+        "fcd's own",
+        "The local admin token (admin.token in the runtime folder) or an admin key.",
+        (
+            Route("GET", "/api/status", "pid, url, version, readiness and workers"),
+            Route("GET", "/api/workers", "the workers"),
+            Route("POST", "/api/workers", "start one"),
+            Route("DELETE", "/api/workers/{name}", "stop one"),
+            Route("POST", "/api/workers/{name}/restart", "start one again"),
+            Route("GET", "/api/workers/{name}/log", "the end of its log"),
+            Route("GET", "/api/models", "every model that a name reaches"),
+            Route("POST", "/api/models/load", "load one; server-sent events say how far it is"),
+            Route("POST", "/api/models/unload", "unload one"),
+            Route("GET", "/api/events", "server-sent events: what changes"),
+            Route("GET", "/api/logs", "the end of the daemon's log"),
+            Route("GET POST", "/api/keys", "API keys: list, create"),
+            Route("DELETE", "/api/keys/{id}", "revoke one"),
+            Route("GET POST", "/api/tokens", "join tokens: list, create"),
+            Route("DELETE", "/api/tokens/{id}", "revoke one"),
+        ),
+    ),
+    (
+        "Health",
+        "Open to everybody who can reach the daemon; /metrics needs a key beyond loopback.",
+        (
+            Route("GET", "/health", "this process answers"),
+            Route("GET", "/ready", "it can take work, with the reasons when it cannot"),
+            Route("GET", "/metrics", "for Prometheus"),
+        ),
+    ),
+)
