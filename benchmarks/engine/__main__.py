@@ -1,7 +1,7 @@
 """Output tokens per second and time to first token of fcd and its peers, in one run.
 
     python -m benchmarks.engine [--models 120m,600m] [--rounds 5] \\
-        [--fastchat-python PYTHON] [--transformers-python PYTHON] [--llama-server BINARY]
+        [--fastchat-python PYTHON] [--transformers-python PYTHON] [--llama-batched-bench BINARY]
 
 A peer whose program is not given is left out. Each server has the machine to itself; the figures are medians over the
 rounds, the ratios are fcd's over the peer's.
@@ -35,13 +35,20 @@ def servers(args: argparse.Namespace, folder: Path) -> dict[str, Server]:
         serve = partial(peers.transformers_serve, folder, args.transformers_python)
         found["transformers serve"] = partial(serve, continuous=False)
         found["transformers serve, batching"] = partial(serve, continuous=True)
-    if args.llama_server:
-        from benchmarks.engine.gguf_export import export
-
-        for precision in ("bf16", "q8_0"):
-            gguf = export(folder, precision)
-            found[f"llama.cpp {precision}"] = partial(peers.llama_server, gguf, args.llama_server, args.threads)
     return found
+
+
+def measure_llama(precision: str, folder: Path, args: argparse.Namespace) -> dict[int, list[Result]]:
+    from benchmarks.engine.gguf_export import export
+
+    gguf = export(folder, precision)
+    rounds = [
+        peers.llama_batched_bench(
+            gguf, args.llama_batched_bench, args.threads, args.streams, args.prompt_tokens, args.tokens
+        )
+        for _ in range(args.rounds)
+    ]
+    return {count: [result[count] for result in rounds] for count in args.streams}
 
 
 def measure(name: str, start: Server, folder: Path, args: argparse.Namespace) -> dict[int, list[Result]]:
@@ -96,7 +103,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the models are kept between runs")
     parser.add_argument("--fastchat-python", default="")
     parser.add_argument("--transformers-python", default="")
-    parser.add_argument("--llama-server", default="")
+    parser.add_argument("--llama-batched-bench", default="")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         for size in args.models:
@@ -106,6 +113,9 @@ def main() -> None:
                 for name, start in servers(args, folder).items()
                 if args.only in name
             }
+            if args.llama_batched_bench:
+                for precision in ("bf16", "q8_0"):
+                    results[f"llama.cpp {precision}"] = measure_llama(precision, folder, args)
             print(table(size, results, args.streams), flush=True)
 
 

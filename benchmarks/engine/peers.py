@@ -16,6 +16,8 @@ from pathlib import Path
 
 import httpx2 as httpx
 
+from benchmarks.engine.load import Result
+
 START_LIMIT_S = 300.0
 
 
@@ -128,11 +130,17 @@ def transformers_serve(folder: Path, python: str, *, continuous: bool) -> Iterat
         yield f"http://127.0.0.1:{port}", str(folder)
 
 
-@contextmanager
-def llama_server(gguf: Path, binary: str, threads: int) -> Iterator[tuple[str, str]]:
-    """llama.cpp's server with a slot for each of 32 streams."""
-    port = free_port()
-    command = [binary, "-m", str(gguf), "--host", "127.0.0.1", "--port", str(port), "-t", str(threads)]
-    command += ["-np", "32", "-c", str(32 * 512), "--no-webui", "--jinja"]
-    with process(command, answers(f"http://127.0.0.1:{port}/health")):
-        yield f"http://127.0.0.1:{port}", gguf.stem
+def llama_batched_bench(
+    gguf: Path, binary: str, threads: int, streams: Sequence[int], prompt_tokens: int, tokens: int
+) -> dict[int, Result]:
+    """llama.cpp's own batched benchmark: the same work without a server around it, which is to its advantage.
+
+    Its rate is over prompt and answer together, as the servers' is; it prints no time to first token, so that of the
+    whole batch's prompts stands for it.
+    """
+    command = [binary, "-m", str(gguf), "-t", str(threads), "-npp", str(prompt_tokens), "-ntg", str(tokens)]
+    command += ["-npl", ",".join(map(str, streams)), "-c", str(max(streams) * (prompt_tokens + tokens + 16))]
+    command += ["--output-format", "jsonl", "-b", "2048", "-ub", "512"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {row["pl"]: Result(row["pl"] * row["tg"] / row["t"], row["t_pp"]) for row in rows}
