@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from enum import Enum
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 
@@ -50,6 +51,7 @@ _PREFIXES: tuple[tuple[str, Need], ...] = (
 )
 
 
+@lru_cache(maxsize=1024)
 def need_of(path: str) -> Need | None:
     """What a path requires; None when nothing is known about it, which refuses it."""
     known = _EXACT.get(path.rstrip("/"))
@@ -75,6 +77,7 @@ def split_join_path(path: str) -> tuple[str, str] | None:
     return token, slash + rest
 
 
+@lru_cache(maxsize=1024)
 def is_loopback(host: str) -> bool:
     """Whether a host name or address can only be this machine."""
     name = host.strip("[]").lower().rstrip(".")
@@ -86,6 +89,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+@lru_cache(maxsize=1024)
 def host_name(header: str) -> str:
     """The host of a `Host` header without its port, in lower case; empty when it is malformed."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-import uuid
+import secrets
 from types import SimpleNamespace
 from typing import Any
 
@@ -105,7 +105,7 @@ class Errors(ErrorHandler):
 def new_app(context: DaemonContext) -> DaemonApp:
     """An app without routes. Its name is unique, because Sanic keeps a table of names."""
     app = DaemonApp(
-        f"fcd-{uuid.uuid4().hex[:12]}", config=_config(context), error_handler=Errors(), configure_logging=False
+        f"fcd-{secrets.token_hex(6)}", config=_config(context), error_handler=Errors(), configure_logging=False
     )
     app.ctx.daemon = context
     app.register_middleware(_add_headers, "response")
@@ -144,7 +144,11 @@ def _of_sanic(exception: SanicException, request: AnyRequest | None) -> ApiError
 def request_id_of(request: AnyRequest) -> str:
     """The client's own id where it is harmless, else a new one."""
     given = request.headers.getone("x-request-id", "")
-    return given if _REQUEST_ID.match(given) else f"req-{uuid.uuid4().hex}"
+    return given if given and _REQUEST_ID.match(given) else _new_id()
+
+
+def _new_id() -> str:
+    return f"req-{secrets.token_hex(16)}"
 
 
 def _config(context: DaemonContext) -> Config:
@@ -167,13 +171,13 @@ def _config(context: DaemonContext) -> Config:
 
 
 def _call_of(request: AnyRequest) -> Call:
-    headers = request.headers
+    headers, path = request.headers, request.path
     hosts = headers.getall("host", [])
     info = request.conn_info
     peer, local = (info.peername, info.sockname) if info is not None else (None, None)
     return Call(
         method=request.method,
-        path=_SLASHES.sub("/", request.path),
+        path=_SLASHES.sub("/", path) if "//" in path else path,
         host=hosts[0] if len(hosts) == 1 else "",
         origin=headers.getone("origin", ""),
         authorization=headers.getone("authorization", ""),
@@ -207,23 +211,33 @@ async def _receive_body(request: AnyRequest, limit: int) -> None:
     Raises:
         ApiError: 413, or 408 for a body that does not arrive.
     """
-    too_large = ApiError(
+    length = request.headers.getone("content-length", "0").strip()
+    if not (length.isascii() and length.isdigit()):
+        raise ApiError(400, "The Content-Length header is not a number.", code="bad_request")
+    if len(length) > 15 or int(length) > limit:
+        raise _too_large(limit)
+    stream: Any = request.stream
+    if stream is None or not stream.request_body:
+        return
+    stream.request_max_size = limit
+    try:
+        if len(stream.protocol.recv_buffer) >= int(length) > 0:
+            await request.receive_body()  # type: ignore[no-untyped-call]  # it is all here: no need to watch the clock
+            return
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            await request.receive_body()  # type: ignore[no-untyped-call]
+    except PayloadTooLarge:
+        raise _too_large(limit) from None
+    except TimeoutError:
+        raise ApiError(408, "The request body did not arrive in time.", code="request_timeout") from None
+
+
+def _too_large(limit: int) -> ApiError:
+    return ApiError(
         413,
         f"The request body is larger than {limit} bytes; daemon.max_body_bytes sets the limit.",
         code="request_too_large",
     )
-    length = request.headers.getone("content-length", "0").strip()
-    if length.isdigit() and int(length[:20]) > limit:
-        raise too_large
-    if request.stream is not None:
-        request.stream.request_max_size = limit
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            await request.receive_body()  # type: ignore[no-untyped-call]
-    except PayloadTooLarge:
-        raise too_large from None
-    except TimeoutError:
-        raise ApiError(408, "The request body did not arrive in time.", code="request_timeout") from None
 
 
 async def _finish(request: AnyRequest, response: HTTPResponse) -> None:
@@ -255,5 +269,5 @@ async def _add_headers(request: AnyRequest, response: BaseHTTPResponse) -> None:
 def _known_id(request: AnyRequest) -> str:
     known = getattr(request.ctx, "request_id", "")
     if not known:
-        known = request.ctx.request_id = f"req-{uuid.uuid4().hex}"
+        known = request.ctx.request_id = _new_id()
     return str(known)

@@ -72,15 +72,8 @@ def _stream(value: Any) -> bool:
 
 def _refuse_duplicates(text: str) -> None:
     """Two readers that choose differently between equal keys would check one request and run another."""
-    outermost: list[tuple[str, Any]] = []
-
-    def remember(pairs: list[tuple[str, Any]]) -> None:
-        nonlocal outermost
-        outermost = pairs
-
-    json.loads(text, object_pairs_hook=remember, parse_constant=_refuse_constant)
     seen: set[str] = set()
-    for key, _ in outermost:
+    for key in _key_decoder.decode(text):
         if key in seen:
             raise ApiError(
                 400, f"The request body has the key '{key[:100]}' twice.", code="invalid_json", param=key[:100]
@@ -90,6 +83,14 @@ def _refuse_duplicates(text: str) -> None:
 
 def _refuse_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is not JSON")
+
+
+def _keys(pairs: list[tuple[str, Any]]) -> list[str]:
+    return [key for key, _ in pairs]
+
+
+_key_decoder = json.JSONDecoder(object_pairs_hook=_keys, parse_constant=_refuse_constant)
+"""Decodes an object to the list of its keys, in order and with every repetition."""
 
 
 def _not_json(why: str) -> ApiError:
