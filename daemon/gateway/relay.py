@@ -38,6 +38,7 @@ class Order(msgspec.Struct, frozen=True):
     path: str
     body: bytes = b""
     stream: bool = False
+    keep_alive: str = ""
 
 
 class Relay:
@@ -129,7 +130,9 @@ class Relay:
         if self._context.draining:
             raise _shutting_down()
         try:
-            return await self._context.controller.acquire(self._order.model, exclude=excluded)
+            return await self._context.controller.acquire(
+                self._order.model, exclude=excluded, keep_alive=self._order.keep_alive
+            )
         except ApiError as error:
             if lost is None:
                 raise

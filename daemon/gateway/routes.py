@@ -39,7 +39,7 @@ def gateway_routes(context: DaemonContext) -> Blueprint:
         return await _relay(request, RoutedCall(call.model or only_ready_model(context)))
 
     async def _relay(request: AnyRequest, call: RoutedCall) -> HTTPResponse | None:
-        order = Order(call.model, "POST", request.path, request.body, call.stream)
+        order = Order(call.model, "POST", request.path, request.body, call.stream, call.keep_alive)
         return await Relay(context, pool, request, order).run()
 
     for path in RELAYED:

@@ -7,7 +7,8 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from fcd.errors import ApiError, invalid
+from fcd.errors import ApiError, ConfigError, invalid
+from fcd.settings import parse_duration
 
 LONGEST_MODEL_NAME = 512
 
@@ -16,21 +17,24 @@ class RoutedCall(msgspec.Struct, frozen=True):
     model: str
     """Empty where the body names none, which only the tokenizer routes allow."""
     stream: bool = False
+    keep_alive: str = ""
+    """How long the model is to stay loaded, as a duration; empty when the body does not say."""
 
 
 class _Body(msgspec.Struct):
     model: Any = None
     stream: Any = None
+    keep_alive: Any = None
 
 
 _decoder = msgspec.json.Decoder(_Body)
 
 
 def read_call(body: bytes, *, needs_model: bool = True) -> RoutedCall:
-    """Model and stream flag of an OpenAI request.
+    """Model, stream flag and keep_alive of an OpenAI request.
 
     Raises:
-        ApiError: 400; the body is not a JSON object with unique keys, or one of the two cannot be used.
+        ApiError: 400; the body is not a JSON object with unique keys, or one of the three cannot be used.
     """
     try:
         text = body.decode("utf-8")
@@ -44,7 +48,7 @@ def read_call(body: bytes, *, needs_model: bool = True) -> RoutedCall:
         raise _not_json("it is nested too deeply") from None
     except (msgspec.DecodeError, ValueError) as error:
         raise _not_json(str(error)) from None
-    return RoutedCall(_model(fields.model, needs_model), _stream(fields.stream))
+    return RoutedCall(_model(fields.model, needs_model), _stream(fields.stream), _keep_alive(fields.keep_alive))
 
 
 def check_model_name(name: str) -> str:
@@ -68,6 +72,19 @@ def _stream(value: Any) -> bool:
     if value is None or isinstance(value, bool):
         return bool(value)
     raise invalid("stream", "'stream' must be true or false.")
+
+
+def _keep_alive(value: Any) -> str:
+    if value is None:
+        return ""
+    text = f"{value:f}" if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    try:
+        if isinstance(text, str) and text:
+            parse_duration(text)
+            return text
+    except ConfigError as error:
+        raise invalid("keep_alive", f"'keep_alive': {error.message}") from None
+    raise invalid("keep_alive", "'keep_alive' must be a duration such as '5m', or a number of seconds.")
 
 
 def _refuse_duplicates(text: str) -> None:

@@ -56,6 +56,7 @@ class FakeController:
     error: ApiError | None = None
     gate: asyncio.Event | None = None
     closed: bool = False
+    keep_alive: str = ""
 
     async def start(self) -> None: ...
 
@@ -71,7 +72,8 @@ class FakeController:
     def models(self) -> list[ModelInfo]:
         return [ModelInfo("m", "builtin", "ready", context_length=2048), ModelInfo("org/other", "cache")]
 
-    async def acquire(self, model: str, *, exclude: Collection[str] = ()) -> FakeLease:
+    async def acquire(self, model: str, *, exclude: Collection[str] = (), keep_alive: str = "") -> FakeLease:
+        self.keep_alive = keep_alive
         if self.gate is not None:
             await self.gate.wait()
         if self.error is not None:

@@ -65,6 +65,9 @@ def test_a_body_that_cannot_be_used_is_a_400_at_once(what: str) -> None:
         ({"model": "a\0b"}, "model"),
         ({"model": "m", "stream": "yes"}, "stream"),
         ({"model": "m", "stream": 1}, "stream"),
+        ({"model": "m", "keep_alive": "soon"}, "keep_alive"),
+        ({"model": "m", "keep_alive": True}, "keep_alive"),
+        ({"model": "m", "keep_alive": []}, "keep_alive"),
         ({}, "model"),
     ],
 )

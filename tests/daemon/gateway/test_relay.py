@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
+import pytest
 
 from daemon.dispatch import Target
 from fcd.errors import ApiError
@@ -46,6 +47,17 @@ def test_an_answer_is_passed_on_untouched() -> None:
             assert json.loads(first.received[0].body) == asks(temperature=0.25)
             assert first.received[0].path == CHAT
             assert fcd.controller.released == [("w1", False, "")]
+
+    run(main())
+
+
+@pytest.mark.parametrize(("given", "passed"), [("5m", "5m"), (-1, "-1.000000"), (0, "0.000000"), (None, "")])
+def test_keep_alive_is_told_to_the_controller_and_to_the_worker(given: Any, passed: str) -> None:
+    async def main() -> None:
+        async with worker(answer(b"{}")) as first, daemon(first.target) as fcd:
+            assert (await fcd.http.post(CHAT, json=asks(keep_alive=given))).status_code == 200
+            assert fcd.controller.keep_alive == passed
+            assert json.loads(first.received[0].body)["keep_alive"] == given
 
     run(main())
 
