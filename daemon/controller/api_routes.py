@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -71,8 +72,9 @@ def api_routes(controller: Controller, context: DaemonContext) -> Blueprint:
     async def load(request: AnyRequest) -> None:
         events = await controller.load(decode_body(request, LoadRequest))
         stream = await _open(request)
-        async for event in events:
-            await stream.send(_COMMENT if event is None else _load_line(event))
+        async with aclosing(events):
+            async for event in events:
+                await stream.send(_COMMENT if event is None else _load_line(event))
         await stream.send(end_stream=True)
 
     @blueprint.post("/api/models/unload")

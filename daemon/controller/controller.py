@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,7 @@ class Controller:
     ) -> None:
         self._context = context
         self._timing = timing or Timing()
+        self.stall_s = context.settings.daemon.stall_s
         self._machine = MachineMemory()
         self.hub = Hub()
         self.registry = Registry()
@@ -186,7 +187,7 @@ class Controller:
             raise ApiError(503, refusal, code="out_of_memory")
         return WorkerInfo(name=worker_name(spec.name), models=list(spec.all_names), state="starting")
 
-    async def load(self, request: LoadRequest) -> AsyncIterator[LoadEvent | None]:
+    async def load(self, request: LoadRequest) -> AsyncGenerator[LoadEvent | None, None]:
         """Load a model and follow it; None when nothing happened for a while. Leaving does not stop the load.
 
         Raises:

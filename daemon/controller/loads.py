@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 from daemon.supervisor.launch import LaunchSpec
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 async def follow_load(
     controller: Controller, spec: LaunchSpec, options: ModelOptions, idle_s: float
-) -> AsyncIterator[LoadEvent | None]:
+) -> AsyncGenerator[LoadEvent | None, None]:
     """Progress whenever it changes, then one `ready` or `error`; None after `idle_s` without news."""
     with controller.hub.subscribe() as changes:
         controller.begin_load(spec, options)

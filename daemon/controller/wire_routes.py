@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from sanic import Blueprint
 from sanic.request import Request
 from sanic.response import HTTPResponse
 
+from daemon.controller.generate import relay
 from daemon.http import decode_body, json_response
 from daemon.security import Caller
 from fcd.wire.controller import (
@@ -65,6 +67,14 @@ def wire_routes(controller: Controller) -> Blueprint:
     async def worker_get_status(request: AnyRequest) -> HTTPResponse:
         status: WorkerStatus = controller.fastchat.status()
         return json_response(status)
+
+    @blueprint.post("/worker_generate_stream")
+    async def worker_generate_stream(request: AnyRequest) -> None:
+        stream: Any = await request.respond(content_type="application/octet-stream")
+        async with aclosing(relay(controller, request.body)) as frames:
+            async for chunk in frames:
+                await stream.send(chunk)
+        await stream.send(end_stream=True)
 
     @blueprint.get("/test_connection")
     async def test_connection(request: AnyRequest) -> HTTPResponse:

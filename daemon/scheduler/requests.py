@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from daemon.scheduler.events import Grant, Probe, Refuse
+from daemon.scheduler.events import Changed, Grant, Probe, Refuse
 from daemon.scheduler.state import Model, State, Turn, Waiting, Worker
 
 _LEAST_SPEED = 0.001
@@ -45,14 +45,18 @@ def pump(turn: Turn, model: Model) -> None:
 
     A request that excludes the only free worker is passed by those behind it, which wait for something else.
     """
-    if not model.waiting:
-        return
-    for request in list(model.waiting.values()):
+    while (match := _first_match(turn, model)) is not None:
+        grant(turn, model, *match)
+
+
+def _first_match(turn: Turn, model: Model) -> tuple[Waiting, Worker] | None:
+    for request in model.waiting.values():
         worker = choose(turn, model, request)
         if worker is not None:
-            grant(turn, model, request, worker)
-        elif not any(eligible(turn.state.workers[name]) for name in model.workers):
-            return
+            return request, worker
+        if not request.exclude or not any(eligible(turn.state.workers[name]) for name in model.workers):
+            return None
+    return None
 
 
 def grant(turn: Turn, model: Model, request: Waiting, worker: Worker) -> None:
@@ -94,7 +98,9 @@ def suspect(turn: Turn, worker: Worker) -> None:
     """Give it nothing more until a probe succeeds."""
     if worker.state == "ready" and worker.healthy:
         worker.healthy = False
+        worker.error = "It failed a request or a probe and is being checked."
         turn.do(Probe(worker.name))
+        turn.do(Changed(worker.name))
 
 
 def drop_leases(turn: Turn, worker: Worker) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import OrderedDict
 from typing import Literal
 
 import msgspec
@@ -57,8 +58,8 @@ class Model(msgspec.Struct):
     keep_alive: float = float("inf")
     next_keep_alive: float | None = None
     """What the load that was asked for wants instead."""
-    waiting: dict[int, Waiting] = msgspec.field(default_factory=dict)
-    """In order of arrival."""
+    waiting: OrderedDict[int, Waiting] = msgspec.field(default_factory=OrderedDict)
+    """In order of arrival. A plain dict is slow at giving up its first item again and again."""
     workers: dict[str, None] = msgspec.field(default_factory=dict)
     wanted: bool = False
     """A load was asked for and has not begun."""

@@ -52,6 +52,7 @@ def fit_again(turn: Turn, worker: Worker) -> None:
     """It has shown that it lives: what waits may go there."""
     worker.failures = 0
     worker.healthy = True
+    worker.error = ""
     worker.epoch += 1
     for model in turn.state.worker_models(worker):
         pump(turn, model)

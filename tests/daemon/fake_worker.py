@@ -68,7 +68,7 @@ async def main() -> None:
     if os.environ.get("FAKE_LOG"):
         with Path(os.environ["FAKE_LOG"]).open("a") as starts:
             starts.write(f"{os.getpid()}\n")
-    asyncio.get_running_loop().create_task(leave_with_parent())
+    watch = asyncio.get_running_loop().create_task(leave_with_parent())
     say(event="progress", progress={"stage": "loading", "done": 1, "total": 2})
     if mode == "crash":
         print("the fake crashes", file=sys.stderr, flush=True)
@@ -102,7 +102,7 @@ async def main() -> None:
     }  # fmt: skip
     await asyncio.to_thread(post, f"{options.controller}/register_worker", registration)
     say(event="ready", address=url)
-    while True:
+    while not watch.done():
         await asyncio.sleep(0.2)
         beat = {"worker_name": url, "queue_length": 0}
         known = await asyncio.to_thread(post, f"{options.controller}/receive_heart_beat", beat)

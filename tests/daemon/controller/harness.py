@@ -103,7 +103,7 @@ async def running(
     context = DaemonContext(settings, paths, store, security, Metrics(), ActiveRequests(), url=url)
     fake = spawn or FakeSpawn()
     controller = Controller(
-        context, spawn=fake, memory=memory or (lambda: {}), config=config or config_of(settings.daemon), timing=timing
+        context, spawn=fake, memory=memory or dict, config=config or config_of(settings.daemon), timing=timing
     )
     context.controller = controller
     app = new_app(context)

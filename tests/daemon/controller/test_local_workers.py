@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_the_command_is_what_a_person_would_type_and_holds_no_secret(tmp_path: P
             (await daemon.controller.acquire("guide@8bit")).release()
             command, environment = daemon.spawn.commands[0], daemon.spawn.environments[0]
             assert command[command.index("fcd") :][:4] == ["fcd", "worker", "run", "guide"]
-            flags = dict(zip(command, command[1:], strict=False))
+            flags = dict(pairwise(command))
             assert flags["--controller"] == daemon.url
             assert flags["--worker-id"] == flags["--model-names"] == "guide@8bit"
             assert "--load-8bit" in command

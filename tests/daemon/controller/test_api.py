@@ -1,0 +1,236 @@
+"""/api/workers, /api/models and /api/events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import msgspec
+import pytest
+
+from daemon.controller.hub import Hub
+from fcd.client import Address, Client
+from fcd.errors import ApiError
+from fcd.settings import DaemonSettings, ModelSettings, Settings
+from fcd.wire.admin import DaemonEvent, LoadEvent, LoadRequest, ModelOptions
+from tests.daemon.controller.harness import Daemon, FakeSpawn, running, state_of, until
+
+
+def client_of(daemon: Daemon) -> Client:
+    return Client(Address(daemon.url, daemon.admin["Authorization"].removeprefix("Bearer ")))
+
+
+def folder(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": 77}))
+    return path
+
+
+async def load(client: Client, model: str, **options: Any) -> list[LoadEvent]:
+    return [event async for event in client.load(LoadRequest(model, ModelOptions(**options)))]
+
+
+async def events_of(answer: httpx.Response) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    name = ""
+    async for line in answer.aiter_lines():
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            yield name, json.loads(line.removeprefix("data: "))
+        elif line.startswith(":"):
+            yield "comment", {}
+
+
+def test_load_shows_progress_then_the_name_to_use(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon, client_of(daemon) as client:
+            events = await load(client, "guide")
+            assert events[0].type == "progress"
+            assert [event.progress.stage for event in events[:-1] if event.progress][-1] == "loading"
+            last = events[-1]
+            assert (last.type, last.model) == ("ready", "guide")
+            assert last.worker is not None
+            assert last.worker.pid == daemon.spawn.pids[0]
+            assert [event.type for event in await load(client, "guide")] == ["ready"], "ready at once"
+            assert len(daemon.spawn.pids) == 1
+            (model,) = [model for model in await client.models() if model.name == "guide"]
+            assert (model.state, model.default) == ("ready", True)
+            await client.unload("guide")
+            await until(lambda: state_of(daemon) == "gone")
+            with pytest.raises(ApiError) as failure:
+                await client.unload("guide")
+            assert failure.value.status == 404
+
+    asyncio.run(main())
+
+
+def test_load_by_folder_takes_its_name_unless_that_is_taken(tmp_path: Path) -> None:
+    async def main() -> None:
+        home, models = tmp_path / "home", tmp_path / "models"
+        async with running(home) as daemon, client_of(daemon) as client:
+            one = folder(models / "one" / "vicuna")
+            assert (await load(client, str(one)))[-1].model == "vicuna"
+            assert (await load(client, str(one)))[-1].model == "vicuna"
+            assert (await load(client, str(folder(models / "two" / "vicuna"))))[-1].model == "vicuna-2"
+            spoof = await load(client, str(folder(models / "guide")))
+            assert spoof[-1].model == "guide-2"
+            assert (await load(client, str(one), quantization="8bit"))[-1].model == "vicuna@8bit"
+            assert (await load(client, str(one), dtype="float32"))[-1].model == "vicuna-3"
+            named = await load(client, str(one), model_names=["first", "second"])
+            assert named[-1].model == "first"
+            lease = await daemon.controller.acquire("second")
+            assert lease.target.worker == "first"
+            lease.release()
+            with pytest.raises(ApiError) as failure:
+                await load(client, str(folder(models / "other")), model_names=["first"])
+            assert failure.value.status == 409
+            (await daemon.controller.acquire("vicuna-2")).release()
+            names = [info.name for info in daemon.controller.workers()]
+            assert names == ["vicuna", "vicuna-2", "guide-2", "vicuna@8bit", "vicuna-3", "first"]
+            with pytest.raises(ApiError) as failure:
+                await daemon.controller.acquire(str(one))
+            assert failure.value.status == 400, "a request names models, never folders"
+
+    asyncio.run(main())
+
+
+def test_aliases_and_options_of_the_configuration(tmp_path: Path) -> None:
+    async def main() -> None:
+        settings = Settings(
+            models={"mine": ModelSettings(path="guide", dtype="float32")}, aliases={"short": "mine", "a/b": "short"}
+        )
+        async with running(tmp_path, settings=settings) as daemon:
+            for name in ("short", "a/b", "mine"):
+                (await daemon.controller.acquire(name)).release()
+            assert len(daemon.spawn.pids) == 1
+            command = daemon.spawn.commands[0]
+            assert command[command.index("--dtype") + 1] == "float32"
+            assert command[command.index("--model-names") + 1] == "mine"
+
+    asyncio.run(main())
+
+
+def test_unknown_models_are_404_with_names_that_come_close(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon, client_of(daemon) as client:
+            for call in (daemon.controller.acquire("giude"), load(client, "giude")):
+                with pytest.raises(ApiError, match="guide") as failure:
+                    await call
+                assert failure.value.status == 404
+            with pytest.raises(ApiError) as failure:
+                await daemon.controller.acquire("some/repo-not-here")
+            assert failure.value.status == 404, "requests do not cause downloads"
+            assert not daemon.spawn.pids
+
+    asyncio.run(main())
+
+
+def test_a_failed_load_says_why_and_where_the_log_is(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path, spawn=FakeSpawn(FAKE_MODE="error")) as daemon, client_of(daemon) as client:
+            last = (await load(client, "guide"))[-1]
+            assert last.type == "error"
+            assert last.error.startswith("The fake cannot load this.")
+            assert str(tmp_path) in last.error
+            daemon.spawn.environment["FAKE_MODE"] = ""
+            assert (await load(client, "guide"))[-1].type == "ready", "asking again tries again"
+
+    asyncio.run(main())
+
+
+def test_a_client_that_leaves_does_not_stop_the_load(tmp_path: Path) -> None:
+    async def main() -> None:
+        go = tmp_path / "go"
+        spawn = FakeSpawn(FAKE_MODE="slow", FAKE_GO=str(go))
+        async with running(tmp_path, spawn=spawn) as daemon, client_of(daemon) as client:
+            stream = client.load(LoadRequest("guide"))
+            await anext(stream)
+            await stream.aclose()  # type: ignore[attr-defined]
+            go.touch()
+            await until(lambda: state_of(daemon) == "ready")
+            await until(lambda: not daemon.controller.hub._watchers, what="the watcher to be forgotten")
+
+    asyncio.run(main())
+
+
+def test_workers_are_started_listed_restarted_and_stopped(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon, client_of(daemon) as client:
+            info = await client.start_worker(LoadRequest("guide"))
+            assert (info.name, info.state) == ("guide", "starting")
+            await until(lambda: state_of(daemon) == "ready")
+            (listed,) = await client.workers()
+            assert (listed.models, listed.local, listed.pid) == (["guide"], True, daemon.spawn.pids[0])
+            await client.restart_worker("guide")
+            await until(lambda: len(daemon.spawn.pids) == 2 and state_of(daemon) == "ready")
+            assert await client.worker_log("guide") == []
+            await client.stop_worker("guide")
+            await until(lambda: state_of(daemon) == "gone")
+            for call in (client.stop_worker("guide"), client.restart_worker("a/b"), client.worker_log("../daemon")):
+                with pytest.raises(ApiError) as failure:
+                    await call
+                assert failure.value.status == 404
+
+    asyncio.run(main())
+
+
+def test_events_begin_with_what_is_there_and_then_tell_what_changes(tmp_path: Path) -> None:
+    async def main() -> None:
+        settings = Settings(daemon=DaemonSettings(sse_comment_s=0.2))
+        async with running(tmp_path, settings=settings) as daemon:
+            (await daemon.controller.acquire("guide")).release()
+            seen: list[str] = []
+            async with daemon.http.stream("GET", "/api/events", headers=daemon.admin) as answer:
+                assert answer.headers["content-type"].startswith("text/event-stream")
+                events = events_of(answer)
+                name, data = await anext(events)
+                assert (name, data["type"], data["worker"]["name"]) == ("worker", "worker", "guide")
+                assert (await anext(events))[0] == "ready"
+                await daemon.controller.unload("guide")
+                async for name, data in events:
+                    if name in ("worker", "worker_gone"):
+                        seen.append(data["worker"]["state"] if name == "worker" else name)
+                    if name == "comment":
+                        break
+            assert seen[-2:] == ["stopping", "worker_gone"]
+
+    asyncio.run(main())
+
+
+def test_a_watcher_that_does_not_keep_up_is_let_go() -> None:
+    async def main() -> None:
+        hub = Hub()
+        with hub.subscribe() as slow, hub.subscribe() as quick:
+            for _ in range(2000):
+                hub.publish(DaemonEvent("models"))
+                assert await quick.next() is not None
+            assert slow.closed
+            assert not quick.closed
+            count = 0
+            while await slow.next() is not None:
+                count += 1
+            assert count < 1100
+            assert hub._watchers == {quick}
+
+    asyncio.run(main())
+
+
+def test_a_body_that_cannot_be_used_is_400(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon:
+            bodies = (b"", b"[]", b"{}", b'{"model": 1}', b'{"model": "guide", "options": {"quantization": "3bit"}}')
+            headers = {**daemon.admin, "Content-Type": "application/json"}
+            for body in bodies:
+                for path in ("/api/models/load", "/api/workers"):
+                    answer = await daemon.http.post(path, content=body, headers=headers)
+                    assert answer.status_code == 400
+            bad = msgspec.json.encode(LoadRequest("guide", ModelOptions(keep_alive="soon")))
+            answer = await daemon.http.post("/api/models/load", content=bad, headers=headers)
+            assert answer.status_code == 400
+            assert answer.json()["error"]["param"] == "keep_alive"
+
+    asyncio.run(main())
