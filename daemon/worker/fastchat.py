@@ -19,6 +19,7 @@ from daemon.http import json_response
 from daemon.worker.conversation import fastchat_conv
 from daemon.worker.fastchat_params import FastChatParams, generation_request, read_params
 from daemon.worker.generation import generate
+from daemon.worker.sse import EventStream
 from daemon.worker.state import Worker
 from fcd.errors import FASTCHAT_CODES, ApiError
 from fcd.wire.controller import WorkerStatus
@@ -41,12 +42,9 @@ def fastchat_routes(worker: Worker) -> Blueprint:
 
     @routes.post("/worker_generate_stream")
     async def stream(request: AnyRequest) -> None:
-        # FastChat's worker sends no content type; readers split on NUL.
-        response = await request.respond(HTTPResponse(status=200, content_type="application/octet-stream"))
-        frames = _frames(worker, request.body)
-        async with aclosing(frames):
-            async for frame in frames:
-                await response.send(frame + b"\0")
+        # Readers split on NUL and pass over empty frames, which so can fill a silence.
+        answer = EventStream(request, worker.comment_s, comment=b"\0", content_type="application/octet-stream")
+        await answer.run(_delimited(_frames(worker, request.body)))
 
     @routes.post("/worker_generate")
     async def generate_whole(request: AnyRequest) -> HTTPResponse:
@@ -97,6 +95,12 @@ def _object(body: bytes) -> dict[str, Any]:
 def _error(error: ApiError) -> dict[str, Any]:
     code = FASTCHAT_CODES.get(error.code, 50001 if error.status >= 500 else 40001)
     return {"text": f"{TRAFFIC}\n\n({error.message})", "error_code": code}
+
+
+async def _delimited(frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(frames):
+        async for frame in frames:
+            yield frame + b"\0"
 
 
 async def _frames(worker: Worker, body: bytes, *, whole: bool = False) -> AsyncGenerator[bytes, None]:

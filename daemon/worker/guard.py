@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
+import socket
+from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 from sanic.exceptions import RequestCancelled
 from sanic.request import Request
@@ -37,15 +41,33 @@ def check_caller(request: Request[Any, Any], options: WorkerOptions) -> None:
     host, origin = headers.getone("host", ""), headers.getone("origin", "")
     if origin and not is_same_origin(origin, host):
         raise ApiError(403, "Web pages may not call a worker.", code="forbidden")
-    peer = request.conn_info.peername if request.conn_info is not None else None
-    local = isinstance(peer, tuple) and is_loopback(str(peer[0]))
-    if local and is_loopback(options.host) and not is_loopback(host_name(host)):
+    if not _is_ours(host_name(host), options):
         raise ApiError(403, f"The Host header '{host[:80]}' is not one of this worker's.", code="forbidden")
     if not options.api_key or request.path in _OPEN:
         return
     given = headers.getone("authorization", "").removeprefix("Bearer ").encode()
     if not hmac.compare_digest(given, options.api_key.encode()):
         raise ApiError(401, "This worker takes requests from its controller only.", code="invalid_api_key")
+
+
+def _is_ours(name: str, options: WorkerOptions) -> bool:
+    """Whether a Host header can be meant for this worker. A name that was made to point here is none of ours; an
+    address cannot be made to."""
+    if is_loopback(name):
+        return True
+    if is_loopback(options.host):
+        return False
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        announced = urlsplit(options.address).hostname or ""
+        return name.lower() in {announced.lower(), options.host.lower(), *_own_names()}
+    return True
+
+
+@cache
+def _own_names() -> frozenset[str]:
+    return frozenset(name.lower() for name in (socket.gethostname(), socket.getfqdn()))
 
 
 def check_size(request: Request[Any, Any], limit: int) -> None:

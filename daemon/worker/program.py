@@ -100,7 +100,10 @@ class Program:
     def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+            try:
+                loop.add_signal_handler(number, self.stop)
+            except NotImplementedError:  # Windows
+                signal.signal(number, lambda *_: loop.call_soon_threadsafe(self.stop))
         if self.options.watched:
             watch_stdin(partial(loop.call_soon_threadsafe, self.stop_now))
 

@@ -1,4 +1,4 @@
-"""Server-sent events over one response: the status waits for the first event, silence is filled with comments."""
+"""A response that is sent as it comes: its status waits for the first piece, silence is filled with comments."""
 
 from __future__ import annotations
 
@@ -21,17 +21,30 @@ _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class EventStream:
-    """One answer that is sent as it comes."""
+    """One answer that is sent as it comes.
 
-    def __init__(self, request: Request[Any, Any], comment_s: float) -> None:
+    Args:
+        comment_s: after this long without a byte, `comment` is sent, which readers pass over.
+    """
+
+    def __init__(
+        self,
+        request: Request[Any, Any],
+        comment_s: float,
+        *,
+        comment: bytes = COMMENT,
+        content_type: str | None = CONTENT_TYPE,
+    ) -> None:
         self._request = request
         self._comment_s = comment_s
+        self._comment = comment
+        self._content_type = content_type
         self._response: Any = None
         self._last = 0.0
 
     async def send(self, data: bytes) -> None:
         if self._response is None:
-            self._response = await self._request.respond(content_type=CONTENT_TYPE, headers=dict(_HEADERS))
+            self._response = await self._request.respond(content_type=self._content_type, headers=dict(_HEADERS))
         self._last = time.monotonic()
         await self._response.send(data)
 
@@ -69,7 +82,7 @@ class EventStream:
                 done, _ = await asyncio.wait({coming}, timeout=self._comment_s)
                 if done:
                     return coming.result()
-                await self.send(COMMENT)
+                await self.send(self._comment)
         finally:
             if not coming.done():
                 coming.cancel()
@@ -80,4 +93,4 @@ class EventStream:
         while True:
             await asyncio.sleep(self._comment_s)
             if time.monotonic() - self._last >= self._comment_s:
-                await self.send(COMMENT)
+                await self.send(self._comment)

@@ -151,6 +151,20 @@ def test_a_client_that_leaves_ends_its_generation() -> None:
     with_worker(test, lambda: FakeEngine(hold=2))
 
 
+def test_empty_frames_fill_a_silence() -> None:
+    async def test(served: Served) -> None:
+        async with served.client() as client, client.stream("POST", STREAM, json={"prompt": "ab"}) as answer:
+            content = b""
+            async for piece in answer.aiter_raw():
+                content += piece
+                if content.count(b"\0") >= 2:
+                    served.engine.go.set()
+        assert content.startswith(b"\0\0")
+        assert frames_of(content)[-1]["text"] == "abHello"
+
+    with_worker(test, lambda: FakeEngine(hold=0), comment_s=0.02)
+
+
 def test_status_counts_and_details() -> None:
     async def test(served: Served) -> None:
         async with served.client() as client:
