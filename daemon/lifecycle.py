@@ -144,6 +144,10 @@ class Server:
 
     async def close(self) -> None:
         """Close the listener and every connection; idle ones at once, the others after a moment."""
+        if self._server is None:
+            self._listener.close()
+            Sanic.unregister_app(self.app)
+            return
         self._server.server.close()
         connections = self._server.connections
         for connection in list(connections):

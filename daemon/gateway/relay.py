@@ -168,6 +168,7 @@ class Relay:
         self._arm()
         connection.send(exchange, data)
         await exchange.first
+        self._arm()
         return exchange
 
     async def _deliver(self, exchange: Exchange) -> HTTPResponse | None:

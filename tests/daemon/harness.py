@@ -185,6 +185,8 @@ async def worker(script: Script, *, name: str = "w1", folder: Path | None = None
                 await script(request, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             scripted.left.set()
+        except asyncio.CancelledError:
+            pass  # the test is over
         finally:
             writer.close()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -400,5 +402,55 @@ def test_tokenizer_routes_take_the_only_model_that_runs() -> None:
             assert (await fcd.http.get("/tokenizer_info?model=m")).status_code == 200
             assert first.received[-1].path == "/tokenizer_info?model=m"
             assert (await fcd.http.get("/tokenizer_info?model=nope")).status_code == 404
+
+    run(main())
+
+
+def test_three_hundred_clients_that_leave_at_any_moment_leave_nothing_behind() -> None:
+    async def main() -> None:
+        async def slow(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await asyncio.sleep(random.random() * 0.05)
+            writer.write(STREAM_HEAD)
+            for number in range(20):
+                writer.write(event({"n": number}))
+                await writer.drain()
+                await asyncio.sleep(0.005)
+            writer.write(STREAM_END)
+            await writer.drain()
+
+        random.seed(7)
+        async with worker(slow) as first, daemon(first.target, sse_comment_s=0.02) as fcd:
+            acquired = 0
+            plain = fcd.controller.acquire
+
+            async def counted(*args: Any, **kwargs: Any) -> Any:
+                nonlocal acquired
+                await asyncio.sleep(random.random() * 0.05)
+                lease = await plain(*args, **kwargs)
+                acquired += 1
+                return lease
+
+            fcd.controller.acquire = counted  # type: ignore[method-assign]
+
+            async def leave() -> None:
+                body = json.dumps(asks(stream=random.random() < 0.8)).encode()
+                head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                reader, writer = await asyncio.open_connection("127.0.0.1", fcd.port)
+                writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(random.random() * 0.2):
+                        await reader.readuntil(b"\r\n0\r\n\r\n")
+                writer.close()
+
+            for _ in range(10):
+                await asyncio.gather(*(leave() for _ in range(30)))
+            await until(lambda: len(fcd.context.active) == 0)
+            assert len(fcd.controller.released) == acquired > 100
+            assert not any(failed for _, failed, _ in fcd.controller.released)
+            fcd.controller.acquire = plain  # type: ignore[method-assign]
+            got = await fcd.http.post(CHAT, json=asks(stream=True))
+            assert got.text.count("data:") == 20
+            log = fcd.context.metrics
+            assert log.disconnects > 50
 
     run(main())
