@@ -10,7 +10,7 @@ import httpx2 as httpx
 import msgspec
 
 from daemon.controller.registry import target_of
-from daemon.supervisor.probe import base_url
+from daemon.supervisor.probe import authorization, base_url
 from fcd.errors import ApiError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ async def _frames(controller: Controller, worker: str, body: bytes) -> AsyncGene
     record = controller.registry.get(worker)
     if record is None:
         raise OSError("it left")
-    target = target_of(worker, record.url, dialect="fastchat")
+    target = target_of(worker, record.url, dialect="fastchat", api_key=record.target.api_key)
     limits: Any = httpx.Timeout(10.0, read=controller.stall_s)
     async with (
         httpx.AsyncClient(timeout=limits, trust_env=False, verify=target.tls) as client,
@@ -68,7 +68,7 @@ async def _frames(controller: Controller, worker: str, body: bytes) -> AsyncGene
             "POST",
             f"{base_url(target)}/worker_generate_stream",
             content=body,
-            headers={"Content-Type": "application/json"},
+            headers={"Content-Type": "application/json", **authorization(target)},
         ) as answer,
     ):
         if answer.status_code != 200:

@@ -18,7 +18,7 @@ from daemon.controller.models import check_names
 from daemon.controller.registry import Record, Registry, target_of
 from daemon.dispatch import Target
 from daemon.security import Caller
-from daemon.supervisor.probe import base_url
+from daemon.supervisor.probe import authorization, base_url
 from daemon.supervisor.supervisor import Supervisor
 from fcd.errors import ApiError, invalid
 from fcd.wire.controller import EngineGauges, FcdExtension, HeartBeat, RegisterWorker, WorkerStatus
@@ -61,7 +61,8 @@ class Join:
         await _check_address(target, peer)
         status = body.worker_status
         if status is None:
-            status = await poll_status(_status_target(name, body.worker_name))
+            key = body.fcd.api_key if body.fcd is not None else ""
+            status = await poll_status(target_of(name, body.worker_name, dialect="fastchat", api_key=key))
             if status is None:
                 log.warning("%s registered without a status and does not answer for it", body.worker_name)
                 return
@@ -92,7 +93,7 @@ class Join:
             raise ApiError(403, f"This token is for the worker '{name}' alone.", code="forbidden")
         socket_path = local.socket if said.socket == local.socket else ""
         try:
-            target = target_of(name, said.openai_url or body.worker_name, socket=socket_path)
+            target = target_of(name, said.openai_url or body.worker_name, socket=socket_path, api_key=said.api_key)
         except ValueError as error:
             raise invalid("worker_name", str(error)) from None
         if not is_loopback(target.host):
@@ -126,7 +127,7 @@ class Join:
     async def refresh(self) -> None:
         """Ask every worker elsewhere for its status again and forget those that do not answer."""
         foreign = [record for record in self._registry.all() if not record.local]
-        statuses = await asyncio.gather(*(poll_status(_status_target(each.name, each.url)) for each in foreign))
+        statuses = await asyncio.gather(*(poll_status(_status_target(each)) for each in foreign))
         for record, status in zip(foreign, statuses, strict=True):
             if self._registry.get(record.name) is not record:
                 continue
@@ -139,7 +140,7 @@ class Join:
                 self._supervisor.register(msgspec.structs.replace(record, status=status))
 
     async def _take_union(self, record: Record, caller: Caller) -> None:
-        status = await poll_status(_status_target(record.name, record.url))
+        status = await poll_status(_status_target(record))
         if status is None or self._registry.get(record.name) is not record:
             return
         try:
@@ -179,9 +180,9 @@ class Join:
         return self._is_reserved(name)
 
 
-def _status_target(name: str, url: str) -> Target:
-    """FastChat's own routes are at the worker's name, and paths are appended to it as it stands."""
-    return target_of(name, url, dialect="fastchat")
+def _status_target(record: Record) -> Target:
+    """FastChat's own routes are at the worker's name, whatever else it has."""
+    return target_of(record.name, record.url, dialect="fastchat", api_key=record.target.api_key)
 
 
 def _foreign_target(name: str, body: RegisterWorker) -> Target:
@@ -192,7 +193,7 @@ def _foreign_target(name: str, body: RegisterWorker) -> Target:
         own = target_of(name, body.worker_name, dialect="fastchat")
         if body.fcd is None or body.fcd.dialect == "fastchat":
             return own
-        target = target_of(name, body.fcd.openai_url or body.worker_name)
+        target = target_of(name, body.fcd.openai_url or body.worker_name, api_key=body.fcd.api_key)
     except ValueError as error:
         raise invalid("worker_name", str(error)) from None
     if target.host != own.host:
@@ -231,7 +232,7 @@ async def poll_status(target: Target) -> WorkerStatus | None:
     """A worker's own status; None when it does not answer with one."""
     try:
         async with asyncio.timeout(_STATUS_TIMEOUT_S), httpx.AsyncClient(verify=target.tls, trust_env=False) as client:
-            answer = await client.post(f"{base_url(target)}/worker_get_status")
+            answer = await client.post(f"{base_url(target)}/worker_get_status", headers=authorization(target))
             if answer.status_code != 200 or len(answer.content) > _MOST_STATUS_BYTES:
                 return None
             return msgspec.json.decode(answer.content, type=WorkerStatus)

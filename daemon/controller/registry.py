@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 import msgspec
 
 from daemon.dispatch import Target
 from fcd.wire.controller import EngineGauges, FcdExtension, WorkerStatus
+
+_HOST = re.compile(r"[A-Za-z0-9._:%-]{1,255}", re.ASCII)
+_PATH = re.compile(r"[A-Za-z0-9._~%!$&'()*+,;=:@/-]{0,512}", re.ASCII)
+_KEY = re.compile(r"[!-~]{0,512}", re.ASCII)
 
 _PARALLEL_UNKNOWN = 64
 _SLOTS_PER_PARALLEL = 2
@@ -96,6 +101,9 @@ def target_of(name: str, url: str, *, dialect: str = "openai", socket: str = "",
         raise ValueError(f"'{url[:200]}' is not an http:// or https:// address with a host.")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError(f"'{parts.hostname}': an address has no user, query or fragment.")
+    # These are written into request lines and headers.
+    if not _HOST.fullmatch(parts.hostname) or not _PATH.fullmatch(parts.path) or not _KEY.fullmatch(api_key):
+        raise ValueError("The worker's address or key has characters that cannot stand in an HTTP request.")
     return Target(
         worker=name,
         dialect=dialect,

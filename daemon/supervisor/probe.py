@@ -33,13 +33,17 @@ class HttpProber:
         # A connection of its own each time: one that was kept open says nothing about the next.
         transport = httpx.AsyncHTTPTransport(uds=target.socket or None, verify=target.tls)
         async with httpx.AsyncClient(transport=transport, timeout=self._timeout_s) as client:
-            headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
+            headers = authorization(target)
             if target.dialect == "fastchat":
                 answer = await client.post(f"{base_url(target)}/worker_get_status", headers=headers)
                 return answer.status_code == 200
             answer = await client.get(f"{base_url(target)}/health", headers=headers)
             # Servers of others may have no such route; that they say so is a sign of life.
             return answer.status_code < 400 or answer.status_code in (401, 403, 404)
+
+
+def authorization(target: Target) -> dict[str, str]:
+    return {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
 
 
 def base_url(target: Target) -> str:

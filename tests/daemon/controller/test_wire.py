@@ -82,6 +82,26 @@ def test_a_worker_of_fcd_elsewhere_is_spoken_to_as_openai(tmp_path: Path) -> Non
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    "extension",
+    [
+        {"openai_url": "http://127.0.0.1:1/a b"},
+        {"openai_url": "http://127.0.0.1:1/\u00e9"},
+        {"openai_url": "http://127.0.0.2:1"},
+        {"api_key": "a\r\nX-Evil: 1"},
+        {"api_key": "a" * 600},
+    ],
+)
+def test_nothing_slips_into_request_lines(tmp_path: Path, extension: dict[str, str]) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon, foreign("x") as worker:
+            body = worker.registration(fcd={"openai_url": worker.url, **extension})
+            answer = await post(daemon, "/register_worker", body, await daemon.join_token())
+            assert answer.status_code == 400
+
+    asyncio.run(main())
+
+
 def test_the_stream_of_nobody_is_two_frames(tmp_path: Path) -> None:
     async def main() -> None:
         async with running(tmp_path) as daemon:
