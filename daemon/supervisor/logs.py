@@ -18,27 +18,26 @@ def open_log(folder: Path, worker: str) -> tuple[Path, IO[bytes]]:
     folder.mkdir(parents=True, exist_ok=True)
     for old in log_files(folder, worker)[: 1 - KEPT]:
         old.unlink(missing_ok=True)
-    number = 0
     while True:
-        stamp = time.strftime("%Y%m%dT%H%M%S") + (f".{number}" if number else "")
-        path = folder / f"{worker}-{stamp}.log"
+        moment = time.time_ns()
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.localtime(moment // 10**9))
+        path = folder / f"{worker}-{stamp}.{moment // 1000 % 10**6:06d}.log"
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         except FileExistsError:
-            number += 1
             continue
         return path, os.fdopen(descriptor, "ab", buffering=0)
 
 
 def log_files(folder: Path, worker: str) -> list[Path]:
     """The worker's log files, oldest first."""
-    pattern = re.compile(re.escape(worker) + r"-(\d{8}T\d{6})(?:\.(\d+))?\.log")
+    pattern = re.compile(re.escape(worker) + r"-(\d{8}T\d{6}\.\d{6})\.log")
     found = []
     for path in folder.glob(f"{_escape_glob(worker)}-*.log"):
         match = pattern.fullmatch(path.name)
         if match is not None:
-            found.append((match[1], int(match[2] or 0), path))
-    return [path for _, _, path in sorted(found)]
+            found.append((match[1], path))
+    return [path for _, path in sorted(found)]
 
 
 def tail(path: Path, lines: int) -> list[str]:
