@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.access import Need, host_name, is_loopback, is_same_origin, need_of, split_join_path
-from daemon.lifecycle import bind, open_context
+from daemon.controller.controller import Controller
+from daemon.lifecycle import Server, bind, open_context, url_of
 from daemon.logs import without_secrets
 from fcd.errors import FcdError
 from fcd.paths import resolve_paths
@@ -50,6 +53,38 @@ def test_every_route_is_closed_without_a_key_once_there_is_one() -> None:
                     else:
                         assert got.status_code == 401, (method, rule, got.text)
                         error_of(got)
+
+    run(main())
+
+
+def test_every_route_of_the_real_controller_is_closed(tmp_path: Path) -> None:
+    async def main() -> None:
+        paths = resolve_paths({"FCD_HOME": str(tmp_path)})
+        paths.create()
+        listener = bind("127.0.0.1", 0)
+        context = await open_context(Settings(), paths, url_of(listener), Controller)
+        server = Server(context, listener)
+        await server.start()
+        try:
+            await context.security.create("key", name="a", scope="inference")
+            routes = [
+                (method, "/" + re.sub(r"<[^>]+>", "x", route.path))
+                for route in server.app.router.routes
+                for method in route.methods
+            ]
+            assert ("POST", "/register_worker") in routes
+            assert ("GET", "/api/events") in routes
+            async with httpx.AsyncClient(base_url=context.url) as http:
+                for method, path in routes:
+                    need = need_of(path)
+                    assert need is not None, path
+                    got = await http.request(method, path)
+                    if need not in (Need.OPEN, Need.METRICS):
+                        assert got.status_code == 401, (method, path)
+                        error_of(got)
+        finally:
+            await server.close()
+            await context.store.close()
 
     run(main())
 
