@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,6 +22,9 @@ from fcd.paths import Paths
 from fcd.settings import Settings
 from fcd.wire.admin import Progress
 
+if TYPE_CHECKING:
+    from fcd.client import Address
+
 OnProgress = Callable[[Progress], None]
 
 START_TIMEOUT_S = 120.0
@@ -29,8 +32,8 @@ _POLL_S = 0.05
 _LOG_LINES = 12
 
 
-def ensure_daemon(paths: Paths, settings: Settings, on_progress: OnProgress) -> Any:
-    """The running daemon's `fcd.client.Address`, started here when there is none.
+def ensure_daemon(paths: Paths, settings: Settings, on_progress: OnProgress) -> Address:
+    """Where the running daemon is; it is started here when there is none.
 
     With `FCD_URL` set nothing is started: that address is used as it is. Blocks; call it in a thread from a loop.
     Two callers at once get one daemon.
