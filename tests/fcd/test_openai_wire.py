@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fcd.errors import ApiError
-from fcd.wire.openai import parse_chat, parse_completion, parse_detokenize, parse_embedding, parse_tokenize
+from fcd.wire.openai import (
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    parse_chat,
+    parse_completion,
+    parse_detokenize,
+    parse_embedding,
+    parse_tokenize,
+)
 
 MESSAGES = [{"role": "user", "content": "Hello"}]
 
@@ -296,3 +306,10 @@ def test_parts_are_joined_line_by_line() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     request = parse_chat(chat(messages=[{"role": "user", "content": parts}]))
     assert request.messages[0].text == "a\nb"
+
+
+def test_every_field_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "openai-fields.md").read_text(encoding="utf-8")
+    for kind in (ChatRequest, CompletionRequest, EmbeddingRequest):
+        for name in kind.__struct_fields__:
+            assert f"`{name}`" in text or f"`{name}." in text, name
