@@ -50,20 +50,18 @@ ACTIONS: tuple[Action, ...] = (
     Action("go_workers", "everywhere", "f5", "workers", "Watch the workers", "workers"),
     Action("go_logs", "everywhere", "f6", "logs", "Read the logs", "logs"),
     Action("palette", "everywhere", "ctrl+p", "palette", "Find any action by name", footer=True),
-    Action("start_daemon", "everywhere", "f8", "start daemon", "Start the daemon, or try it again now", "daemon"),
+    Action("start_daemon", "everywhere", "f8", "start daemon", "Start the daemon, or try again now", "daemon"),
     Action("theme", "everywhere", "f9", "theme", "Next theme", "theme", "[NAME]"),
     Action("leave", "everywhere", "ctrl+q", "quit", "Leave; the daemon stays up", "quit"),
     Action("send", "prompt", "enter", "send", "Send the prompt", footer=True),
-    Action("newline", "prompt", "ctrl+j,shift+enter", "newline", "New line (or end the line with a backslash)",
-           footer=True),
-    Action("back", "prompt", "up", "edit last", "On the first line: earlier prompts; when empty: edit the last one"),
-    Action("forth", "prompt", "down", "later", "On the last line: later prompts"),
-    Action("complete", "prompt", "tab", "complete", "Complete a /command; else go to the messages"),
+    Action("newline", "prompt", "ctrl+j,shift+enter", "newline", "New line (or a backslash at the end)", footer=True),
+    Action("back", "prompt", "up", "edit last", "Earlier prompts; when empty: edit the last"),
+    Action("forth", "prompt", "down", "later", "Later prompts"),
+    Action("complete", "prompt", "tab", "complete", "Complete a /command, or to the messages"),
     Action("scroll_up", "prompt", "pageup", "page up", "Scroll the conversation up"),
     Action("scroll_down", "prompt", "pagedown", "page down", "Scroll the conversation down"),
     Action("stop", "chat", "escape", "stop", "Stop the answer and keep what was written", "stop"),
-    Action("retry", "chat", "ctrl+r", "retry", "Answer the last question again; earlier answers are kept", "retry",
-           footer=True),
+    Action("retry", "chat", "ctrl+r", "retry", "Answer again; earlier answers are kept", "retry", footer=True),
     Action("pick_model", "chat", "ctrl+l", "model", "Choose a model", "model", "[NAME]", footer=True),
     Action("panel", "chat", "ctrl+t", "settings", "System prompt and parameters", "set", "[NAME VALUE]", footer=True),
     Action("system", "chat", "", "system prompt", "Set the system prompt", "system", "TEXT"),
@@ -96,7 +94,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("next_match", "logs", "n", "next", "Next match", footer=True),
     Action("next_error", "logs", "e", "next error", "Next error", footer=True),
     Action("level", "logs", "f", "level", "Show from the next level up", footer=True),
-    Action("next_source", "logs", "w", "source", "Next log: the daemon's, then each worker's", footer=True),
+    Action("next_source", "logs", "w", "source", "Next log: the daemon's, each worker's", footer=True),
     Action("pause", "logs", "p", "follow", "Follow the end, or stay", footer=True),
     Action("copy_log", "logs", "y", "copy", "Copy what is shown"),
 )  # fmt: skip
@@ -119,10 +117,20 @@ def bindings(where: Where) -> list[BindingType]:
                 action.label,
                 show=False,
                 id=action.id,
-                priority=where in ("everywhere", "prompt"),
+                priority=where == "everywhere",
             )
         )
     return found
+
+
+def keys_of(where: Where, moved: Mapping[str, str]) -> dict[str, str]:
+    """Key to action id, for a widget that reads keys itself."""
+    return {
+        key.strip(): action.id
+        for action in ACTIONS
+        if action.where == where
+        for key in (moved.get(action.id) or action.keys).split(",")
+    }
 
 
 def keymap(wanted: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

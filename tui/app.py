@@ -11,6 +11,7 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding
 from textual.content import Content
 from textual.screen import Screen
+from textual.scrollbar import ScrollBar, ScrollBarRender
 from textual.signal import Signal
 
 from fcd.paths import Paths, resolve_paths
@@ -19,16 +20,32 @@ from fcd.wire.admin import LoadEvent, LoadRequest, Progress
 from tui import formats
 from tui.actions import ACTIONS, BY_ID, HEADINGS, Where, bindings, key_of, keymap, show_key
 from tui.chats import ChatStore, FileChats
-from tui.glyphs import choose_glyphs
+from tui.glyphs import AsciiScrollBar, choose_glyphs
 from tui.link import ClientFactory, Ensure, Link, open_client
 from tui.screens.chat import ChatScreen
-from tui.screens.logs import LogsScreen
-from tui.screens.workers import WorkersScreen
 from tui.themes import ALIASES, CYCLE, THEMES
-from tui.widgets.pickers import Help
 
 if TYPE_CHECKING:
     from fcd.client import Address
+
+
+def _workers_screen() -> Screen[None]:
+    from tui.screens.workers import WorkersScreen
+
+    return WorkersScreen()
+
+
+def _logs_screen() -> Screen[None]:
+    from tui.screens.logs import LogsScreen
+
+    return LogsScreen()
+
+
+def _import_the_rest() -> None:
+    """What the first frame does not need and the first answer does."""
+    import pygments.lexers.python  # noqa: F401
+
+    import tui.widgets.body  # noqa: F401
 
 
 class FcdApp(App[None]):
@@ -41,8 +58,8 @@ class FcdApp(App[None]):
     BINDINGS = [*bindings("everywhere"), Binding("ctrl+c", "interrupt", show=False)]
     MODES: ClassVar[dict[str, str | Callable[[], Screen[None]]]] = {
         "chat": ChatScreen,
-        "workers": WorkersScreen,
-        "logs": LogsScreen,
+        "workers": _workers_screen,
+        "logs": _logs_screen,
     }
     DEFAULT_MODE = "chat"
 
@@ -79,6 +96,7 @@ class FcdApp(App[None]):
         for theme in THEMES:
             self.register_theme(theme)
         self.set_class(self.glyphs.ascii, "-ascii")
+        ScrollBar.renderer = AsciiScrollBar if self.glyphs.ascii else ScrollBarRender
         self.use_theme(self.settings.tui.theme, quiet=True)
         self.set_keymap(self.moved_keys)
         for problem in self._key_problems:
@@ -87,6 +105,7 @@ class FcdApp(App[None]):
 
     def _connect(self) -> None:
         self.run_worker(self.link.run(), name="link", exit_on_error=True)
+        self.run_worker(asyncio.to_thread(_import_the_rest), name="imports")
 
     def _link_changed(self) -> None:
         self.link_changed.publish(None)
@@ -122,6 +141,8 @@ class FcdApp(App[None]):
         self.use_theme(CYCLE[(at + 1) % len(CYCLE)])
 
     def action_help(self) -> None:
+        from tui.widgets.pickers import Help
+
         if not isinstance(self.screen, Help):
             self.push_screen(Help(self._help))
 
@@ -163,6 +184,8 @@ class FcdApp(App[None]):
 
     async def show_log(self, source: str) -> None:
         """A worker's log, on the Logs screen."""
+        from tui.screens.logs import LogsScreen
+
         await self.switch_mode("logs")
         screen = self.screen
         if isinstance(screen, LogsScreen):

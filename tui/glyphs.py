@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from textual.scrollbar import ScrollBarRender
+
 
 @dataclass(frozen=True, slots=True)
 class Glyphs:
@@ -114,6 +116,14 @@ def choose_glyphs(wanted_ascii: bool, environ: Mapping[str, str] | None = None) 
     if not encoding:
         return UNICODE if "utf" in locale.getpreferredencoding(False).lower() else ASCII
     return ASCII if encoding in ("C", "POSIX") else UNICODE
+
+
+class AsciiScrollBar(ScrollBarRender):
+    """Textual's scroll bars end in parts of blocks; these are only coloured spaces."""
+
+    VERTICAL_BARS = [" "] * 8
+    HORIZONTAL_BARS = [" "] * 8
+    BLANK_GLYPH = " "
 
 
 def sparkline(values: Sequence[float], glyphs: Glyphs, top: float = 0.0) -> str:

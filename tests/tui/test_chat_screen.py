@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+from textual import events
 from textual.pilot import Pilot
 
 from fcd.errors import ApiError, NotRunning
@@ -133,6 +134,16 @@ def test_prompt_takes_several_lines_and_has_a_history() -> None:
         assert screen.prompt.text == "a\nb\nc"
         await pilot.press("down")
         assert screen.prompt.text == "d"
+
+    play(scene)
+
+
+def test_a_line_that_arrives_with_its_enter_is_sent_whole() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        for key in [*"Hello", "enter", *"next"]:
+            app.post_message(events.Key(key, key if len(key) == 1 else "\r"))
+        await wait_until(pilot, lambda: daemon.requests and screen.prompt.text == "next")
+        assert daemon.requests[0]["messages"][0]["content"] == "Hello"
 
     play(scene)
 

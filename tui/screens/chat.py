@@ -16,7 +16,7 @@ from textual.widgets import Static, TextArea
 from textual.worker import WorkerError
 
 from fcd.errors import FcdError, ModelLoadError
-from tui.actions import bindings
+from tui.actions import bindings, keys_of
 from tui.chats import Chat, Turn, Variant, new_chat
 from tui.commands import matching, parse_command
 from tui.errors import told
@@ -81,7 +81,7 @@ class ChatScreen(ChatActions, Screen[None]):
         yield Static("", id="suggestions")
         with Horizontal(id="prompt-row"):
             yield Static(f"{self.fcd.glyphs.prompt} ", id="prompt-mark", markup=False)
-            yield Prompt(edit_last=self.action_edit, leave=self._to_messages)
+            yield Prompt(keys_of("prompt", self.fcd.moved_keys), edit_last=self.action_edit, leave=self._to_messages)
         yield Meter()
         yield KeyBar("prompt", "chat")
 

@@ -15,7 +15,6 @@ from fcd.errors import FcdError
 from tui.chats import Chat, new_chat, to_markdown
 from tui.commands import Command, parse_parameter
 from tui.widgets.message import MessageView
-from tui.widgets.pickers import Panel, Picker, chat_options, model_options
 
 if TYPE_CHECKING:
     from textual.screen import Screen
@@ -87,6 +86,8 @@ class ChatActions(_Base):
 
     @work(exclusive=True, group="picker")
     async def action_pick_model(self) -> None:
+        from tui.widgets.pickers import Picker, model_options
+
         me = self._me
         try:
             models = await me.fcd.link.connected().models()
@@ -109,6 +110,8 @@ class ChatActions(_Base):
 
     @work(exclusive=True, group="picker")
     async def action_panel(self) -> None:
+        from tui.widgets.pickers import Panel
+
         me = self._me
         result = await me.fcd.push_screen_wait(Panel(me.chat.system, me.chat.params))
         if result is not None:
@@ -141,6 +144,8 @@ class ChatActions(_Base):
 
     @work(exclusive=True, group="picker")
     async def action_pick_chat(self) -> None:
+        from tui.widgets.pickers import Picker, chat_options
+
         me = self._me
         chats = me.fcd.chats.list()
         if not chats:

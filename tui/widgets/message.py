@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, cast
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
@@ -12,7 +13,9 @@ from textual.widgets import Static
 from tui import formats
 from tui.chats import Turn, Variant
 from tui.glyphs import Glyphs
-from tui.widgets.body import Body
+
+if TYPE_CHECKING:
+    from tui.widgets.body import Body
 
 
 class MessageView(Vertical, can_focus=True):
@@ -26,6 +29,8 @@ class MessageView(Vertical, can_focus=True):
         self.next_code = 0
 
     def compose(self) -> ComposeResult:
+        from tui.widgets.body import Body  # parsing and colours: not needed for the first frame
+
         yield Static(classes="head")
         if not self.is_question:
             yield Static(classes="fold")
@@ -35,7 +40,7 @@ class MessageView(Vertical, can_focus=True):
 
     @property
     def body(self) -> Body:
-        return self.query_one(".text", Body)
+        return cast("Body", self.query_one(".text"))
 
     @property
     def turn_view(self) -> TurnView:
@@ -72,7 +77,7 @@ class TurnView(Vertical):
 
     @property
     def _thoughts(self) -> Body:
-        return self.answer.query_one(".thoughts", Body)
+        return cast("Body", self.answer.query_one(".thoughts"))
 
     def show(self) -> None:
         """Draw the chosen variant anew."""

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from textual import events
 from textual.message import Message
 from textual.widgets import TextArea
 
-from tui.actions import bindings
 from tui.commands import matching
 
 
 class Prompt(TextArea):
-    """Enter sends; ctrl+j, or a backslash before enter, makes a new line."""
+    """Enter sends; ctrl+j, or a backslash before enter, makes a new line.
 
-    BINDINGS = bindings("prompt")
+    Its keys are not bindings: bindings with priority overtake characters that are still on their way to the text, so
+    that a line that is pasted with its enter would be sent empty.
+    """
 
     @dataclass
     class Sent(Message):
@@ -26,9 +28,10 @@ class Prompt(TextArea):
     class Scroll(Message):
         pages: int
 
-    def __init__(self, *, edit_last: Callable[[], None], leave: Callable[[], None]) -> None:
+    def __init__(self, keys: Mapping[str, str], *, edit_last: Callable[[], None], leave: Callable[[], None]) -> None:
         """
         Args:
+            keys: what each key does, of `keys_of("prompt")`.
             edit_last: ↑ on an empty prompt.
             leave: tab, where there is nothing to complete. Both are called at once, not sent as messages, so that
                 the keys that follow find the new state.
@@ -37,11 +40,21 @@ class Prompt(TextArea):
         self.prompts: list[str] = []
         self.editing = False
         """What stands here is the last question, to be asked in its place."""
+        self._keys = keys
         self._edit_last = edit_last
         self._leave = leave
         self._at = 0
         self._draft = ""
         self.highlight_cursor_line = False
+
+    async def _on_key(self, event: events.Key) -> None:
+        action = self._keys.get(event.key)
+        if action is None:
+            await super()._on_key(event)
+            return
+        event.stop()
+        event.prevent_default()
+        getattr(self, f"action_{action}")()
 
     def action_send(self) -> None:
         if self.text.endswith("\\") and self.cursor_location == self.document.end:
