@@ -40,9 +40,10 @@ class InstanceLock:
         """Raises AlreadyRunning, with pid and URL where they are known."""
         deadline = time.monotonic() + _PROBE_GRACE_S
         while (file := _try_lock(paths.lockfile)) is None:
-            if time.monotonic() > deadline:
-                raise already_running(read_record(paths))
-            time.sleep(0.05)
+            instance = read_record(paths)
+            if time.monotonic() > deadline or (instance is not None and is_process(instance)):
+                raise already_running(instance)
+            time.sleep(0.02)
         return cls(file)
 
     def release(self) -> None:

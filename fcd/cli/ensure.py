@@ -30,6 +30,7 @@ OnProgress = Callable[[Progress], None]
 START_TIMEOUT_S = 120.0
 _POLL_S = 0.05
 _LOG_LINES = 12
+_DISMISS_S = 5.0
 
 
 def ensure_daemon(paths: Paths, settings: Settings, on_progress: OnProgress) -> Address:
@@ -72,9 +73,11 @@ def start_daemon(
             instance = running_instance(paths)
             reason = not_ready(instance.url) if instance is not None else "starting"
             if instance is not None and reason is None:
-                started = child is not None and child.pid == instance.pid
+                mine = child is not None and child.pid == instance.pid
+                if not mine:
+                    _dismiss(child)
                 child = None
-                return instance, started
+                return instance, mine
             if child is not None and child.poll() is not None:
                 if child.returncode != EXIT_NOT_RUNNING:
                     raise _died(child.returncode, words, paths)
@@ -89,8 +92,7 @@ def start_daemon(
             on_progress(Progress("Starting the daemon", done=waited, unit="s", detail=reason or ""))
             time.sleep(_POLL_S)
     except BaseException:
-        if child is not None and child.poll() is None:
-            child.terminate()
+        _dismiss(child)
         raise
 
 
@@ -159,6 +161,17 @@ def _spawn(words: Path, flags: Sequence[str]) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, close_fds=True
         )
+
+
+def _dismiss(child: subprocess.Popen[bytes] | None) -> None:
+    """End a start that is not wanted any more: left alone, it would become the daemon once the lock is free."""
+    if child is not None and child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(_DISMISS_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
 
 
 def _died(code: int, words: Path, paths: Paths) -> FcdError:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2 as httpx
+import psutil
 import pytest
 
 from fcd.cli.ensure import ensure_daemon, not_ready
@@ -172,6 +173,22 @@ def test_two_starts_at_once_make_one_daemon(home: Home, monkeypatch: pytest.Monk
     assert {each.url for each in addresses} == {home.url}
     assert {each.api_key for each in addresses} == {paths_of(home).admin_token.read_text()}
     assert not_ready(home.url) is None
+    home.fcd("daemon", "stop")
+    started = [
+        line for line in (home.folder / "state" / "logs" / "daemon.log").read_text().splitlines() if "listening" in line
+    ]
+    assert len(started) == 1
+    assert not lock_is_held(paths_of(home))
+    alive = [each.pid for each in psutil.process_iter(["cmdline"]) if is_of(each, home)]
+    assert alive == []
+
+
+def is_of(process: psutil.Process, home: Home) -> bool:
+    """Whether a process is a daemon of this home, holding the lock or waiting for it."""
+    try:
+        return "daemon" in process.cmdline() and process.environ().get("FCD_HOME") == str(home.folder)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
 
 
 def test_the_foreground_daemon_ends_with_zero_and_logs_for_people(home: Home) -> None:
