@@ -17,7 +17,9 @@ from daemon.engines.transformers import attention, devices
 from daemon.engines.transformers.context import context_length
 from daemon.engines.transformers.families import can_pack
 from daemon.engines.transformers.packed import packed_agrees
+from daemon.engines.transformers.placement import Placement, place
 from daemon.engines.transformers.progress import report_progress
+from daemon.engines.transformers.quantizer import bits_of, quantization_config
 from daemon.engines.transformers.threads import choose_threads
 from fcd.errors import FcdError, ModelLoadError
 
@@ -67,9 +69,10 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     device = devices.choose_device(options.device)
     native = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
     dtype = devices.choose_dtype(options.dtype, native, device)
-    model = _load_weights(folder, config, dtype, device, options, progress)
+    placement = place(options, device)
+    model = _load_weights(folder, config, dtype, placement, options, progress)
     model.eval().requires_grad_(False)
-    info = _describe(folder, model, tokenizer, device, dtype, options)
+    info = _describe(folder, model, tokenizer, placement.device, dtype, options)
     return LoadedModel(model, tokenizer, info, _runner_kind(model))
 
 
@@ -142,18 +145,31 @@ def _load_tokenizer(folder: Path, trust: bool) -> Any:
 
 
 def _load_weights(
-    folder: Path, config: Any, dtype: torch.dtype, device: torch.device, options: LoadOptions, progress: LoadProgress
+    folder: Path,
+    config: Any,
+    dtype: torch.dtype,
+    placement: Placement,
+    options: LoadOptions,
+    progress: LoadProgress,
 ) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     ours = can_pack(config, kind._model_mapping.get(type(config), None))
+    extra = dict(placement.arguments)
+    if bits := bits_of(options.quantization):
+        if getattr(config, "quantization_config", None):
+            raise ModelLoadError(
+                f"'{options.path}' is quantised already ({config.quantization_config}).",
+                hint="Load it without --load-8bit and --load-4bit.",
+            )
+        extra["quantization_config"] = quantization_config(bits, placement.device, dtype)
     with report_progress(progress):
         return kind.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
-            device_map={"": device},
+            **extra,
             attn_implementation=attention.NAME if ours else None,
             use_safetensors=True,
             local_files_only=True,
@@ -197,8 +213,9 @@ def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
 
 def weight_bytes(model: Any) -> int:
     """Bytes of the parameters and buffers, shared ones once."""
-    tensors = {t.data_ptr(): t.nbytes for t in (*model.parameters(), *model.buffers()) if t.device.type != "meta"}
-    return sum(tensors.values())
+    tensors = [t for t in (*model.parameters(), *model.buffers()) if t.device.type != "meta"]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
 
 
 def kv_budget(options: LoadOptions, device: torch.device) -> int:

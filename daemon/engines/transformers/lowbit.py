@@ -1,0 +1,221 @@
+"""Linear layers whose weights stay 8-bit or 4-bit in memory and are multiplied as such, on CPU and Metal.
+
+8-bit: one int8 row and one fp32 scale per output channel, symmetric. 4-bit: groups of 32 inputs share a scale and an
+offset. Which 8-bit kernel is fastest depends on the machine and on the number of rows (VNNI favours int8 x int8, AVX2
+the dequantised block at many rows), so it is measured once, see `measure_kernels`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+GROUP = 32
+_BLOCK_ELEMENTS = 1 << 20
+"""Dequantise about this many weights at a time: they stay in the cache until they are used."""
+
+
+def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """int8 `[out, in]` and fp32 scale `[out]` with `weight` about `int8 * scale[:, None]`; row by row, so lean."""
+    quantized = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
+    scale = torch.empty(weight.shape[0], dtype=torch.float32, device=weight.device)
+    step = max(1, _BLOCK_ELEMENTS // weight.shape[1])
+    for at in range(0, weight.shape[0], step):
+        block = weight[at : at + step].float()
+        largest = block.abs().amax(1).clamp_min_(1e-12) / 127.0
+        scale[at : at + step] = largest
+        quantized[at : at + step] = (block / largest[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+    return quantized, scale
+
+
+def packed_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The weight-only kernel of PyTorch, in bf16 whatever `x` is: its fp32 form is not vectorised everywhere."""
+    ones = torch.ones(weight.shape[0], dtype=torch.bfloat16, device=x.device)
+    return torch._weight_int8pack_mm(x.to(torch.bfloat16), weight, ones).float() * scale
+
+
+def int8_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """int8 x int8, each row of `x` quantised to its own largest value."""
+    rows = x.float()
+    largest = rows.abs().amax(1, keepdim=True).clamp_min_(1e-12) / 127.0
+    quantized = (rows / largest).round_().to(torch.int8)
+    return torch._int_mm(quantized, weight.t()).float() * largest * scale
+
+
+def dequantized_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """A block of the weights at a time in the format of `x`: best where many rows share the cost."""
+    step = max(1, _BLOCK_ELEMENTS // weight.shape[1])
+    if step >= weight.shape[0]:
+        return F.linear(x, weight.to(x.dtype)).float() * scale
+    out = torch.empty(x.shape[0], weight.shape[0], dtype=torch.float32, device=x.device)
+    for at in range(0, weight.shape[0], step):
+        out[:, at : at + step] = F.linear(x, weight[at : at + step].to(x.dtype))
+    return out.mul_(scale)
+
+
+Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+PRODUCTS: tuple[Product, ...] = (packed_product, int8_product, dequantized_product)
+
+
+class Kernels:
+    """Which product to use for how many rows: `steps` are (most rows, product), ascending; the last has no limit."""
+
+    def __init__(self, steps: list[tuple[int, Product]] | None = None) -> None:
+        self.steps = steps or [(16, packed_product), (1 << 62, dequantized_product)]
+
+    def product(self, rows: int) -> Product:
+        return next(product for most, product in self.steps if rows <= most)
+
+
+def choose_kernels(time_of: Callable[[Product, int], float], products: tuple[Product, ...] = PRODUCTS) -> Kernels:
+    """The fastest product for each of a few row counts.
+
+    One that is far behind at a row count is not tried at larger ones: the slow ones would take seconds there.
+
+    Args:
+        time_of: seconds that a product takes for so many rows; infinity where it does not work.
+    """
+    left = list(products)
+    steps: list[tuple[int, Product]] = []
+    for rows in (1, 4, 8, 16, 32, 64, 256):
+        times = {product: time_of(product, rows) for product in left}
+        best = min(left, key=lambda product: times[product])
+        steps.append((rows, best))
+        left = [p for p in left if times[p] <= (8 if rows == 1 else 4) * times[best] or p is best]
+        left = [p for p in left if times[p] < float("inf") or p is best]
+    steps[-1] = (1 << 62, steps[-1][1])
+    return Kernels(steps)
+
+
+def measure_kernels(outputs: int, inputs: int, dtype: torch.dtype, device: torch.device) -> Kernels:
+    """Time the products on one layer's shape on this machine; about 0.1 s."""
+    weight = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8, device=device)
+    scale = torch.ones(outputs, device=device)
+
+    def time_of(product: Product, rows: int) -> float:
+        x = torch.randn(rows, inputs, dtype=dtype, device=device)
+        best = float("inf")
+        try:
+            for _ in range(4):
+                start = time.perf_counter()
+                product(x, weight, scale)
+                best = min(best, time.perf_counter() - start)
+        except (RuntimeError, NotImplementedError):
+            return float("inf")
+        return best
+
+    return choose_kernels(time_of)
+
+
+class LowBit(nn.Module):
+    """What the layers share: a `weight` for the loader to find, which becomes `codes` and `scale` once it is read.
+
+    Args:
+        shape: the checkpoint's shape of the weight.
+        dtype: the format that the layer's inputs and outputs have.
+    """
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, shape: tuple[int, int], dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.loaded = False
+        self.weight = nn.Parameter(torch.empty(shape, dtype=dtype), requires_grad=False)
+
+    def take(self, weight: torch.Tensor) -> None:
+        """Quantise the checkpoint's tensor into this layer."""
+        self.hold(*self.encode(weight))
+
+    def encode(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        raise NotImplementedError
+
+    def hold(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
+        """Keep these, and leave `weight` as a stand-in: model code looks at its dtype, shape and device.
+
+        Its values are NaN without memory behind them, so whatever multiplied by it directly would show.
+        """
+        stand_in = torch.full((1, 1), float("nan"), dtype=self.dtype, device=codes.device).expand(self.weight.shape)
+        self.weight = nn.Parameter(stand_in, requires_grad=False)
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", scale)
+        self.loaded = True
+
+
+class LowBitLinear(LowBit):
+    """A linear layer; `transposed` says that the checkpoint holds `[in, out]` (GPT-2's Conv1D)."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool, dtype: torch.dtype, transposed: bool) -> None:
+        super().__init__((inputs, outputs) if transposed else (outputs, inputs), dtype)
+        self.in_features = inputs
+        self.out_features = outputs
+        self.transposed = transposed
+        self.bias = nn.Parameter(torch.empty(outputs, dtype=dtype), requires_grad=False) if bias else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.product(x.reshape(-1, self.in_features))
+        if self.bias is not None:
+            out = out + self.bias
+        return out.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+    def product(self, rows: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class Int8Linear(LowBitLinear):
+    """int8 codes `[out, in]` and an fp32 scale for each output."""
+
+    kernels = Kernels()
+
+    def encode(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return quantize_rows(weight.T.contiguous() if self.transposed else weight)
+
+    def product(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.kernels.product(rows.shape[0])(rows, self.codes, self.scale)
+
+
+class Int4Linear(LowBitLinear):
+    """4-bit codes in PyTorch's packed CPU layout, a scale and an offset for each 32 inputs of an output."""
+
+    def encode(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        weight = (weight.T if self.transposed else weight).float()
+        groups = weight.reshape(self.out_features, -1, GROUP)
+        low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
+        scale = ((high - low) / 15.0).clamp_min(1e-8)
+        codes = ((groups - low) / scale).round_().clamp_(0, 15).to(torch.int32).view(self.out_features, -1)
+        packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
+        # The kernel computes (code - 8) * scale + offset.
+        pairs = torch.stack([scale.squeeze(-1).T, (low + 8 * scale).squeeze(-1).T], -1)
+        return packed, pairs.contiguous().to(torch.bfloat16)
+
+    def product(self, rows: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            rows.to(torch.bfloat16), self.codes, GROUP, self.scale
+        )
+        return out
+
+
+class Int8Embedding(LowBit):
+    """An embedding table of int8 rows; a tied output layer shares its tensors.
+
+    Args:
+        factor: what the model's own embedding class multiplies by (Gemma), None for a plain one.
+    """
+
+    def __init__(self, count: int, dim: int, *, dtype: torch.dtype, factor: float | None) -> None:
+        super().__init__((count, dim), dtype)
+        self.num_embeddings = count
+        self.embedding_dim = dim
+        self.factor = factor
+
+    def encode(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return quantize_rows(weight)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        rows = (self.codes[ids].float() * self.scale[ids].unsqueeze(-1)).to(self.dtype)
+        return rows if self.factor is None else rows * torch.tensor(self.factor, dtype=self.dtype)
