@@ -7,8 +7,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar, cast
 
+from textual import work
 from textual.app import App, SystemCommand
-from textual.binding import Binding
 from textual.content import Content
 from textual.screen import Screen
 from textual.scrollbar import ScrollBar, ScrollBarRender
@@ -53,9 +53,8 @@ class FcdApp(App[None]):
 
     TITLE = "fcd"
     CSS_PATH = "app.tcss"
-    ENABLE_COMMAND_PALETTE = True
-    COMMAND_PALETTE_BINDING = "ctrl+p"
-    BINDINGS = [*bindings("everywhere"), Binding("ctrl+c", "interrupt", show=False)]
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS = bindings("everywhere")
     MODES: ClassVar[dict[str, str | Callable[[], Screen[None]]]] = {
         "chat": ChatScreen,
         "workers": _workers_screen,
@@ -167,8 +166,20 @@ class FcdApp(App[None]):
             yield (f"{action.help} ", "")
             yield (f"({action.id})\n", "$foreground 40%")
 
-    def action_palette(self) -> None:
-        self.action_command_palette()
+    @work(exclusive=True, group="palette")
+    async def action_palette(self) -> None:
+        from tui.widgets.pickers import Picker
+
+        if self.screen.is_modal:
+            return
+        found = {command.title: command for command in self.get_system_commands(self.screen)}
+        options = [
+            (title, Content.assemble((f"{title:<16}", "bold"), (command.help, "$foreground 70%")))
+            for title, command in found.items()
+        ]
+        chosen = await self.push_screen_wait(Picker("Actions", options, hint="enter do it   esc close"))
+        if chosen is not None:
+            found[chosen].callback()
 
     def action_start_daemon(self) -> None:
         self.link.request_start()
@@ -191,7 +202,10 @@ class FcdApp(App[None]):
         if isinstance(screen, LogsScreen):
             screen.show_source(source)
 
-    def action_interrupt(self) -> None:
+    async def action_quit(self) -> None:
+        await self.action_leave()
+
+    def action_help_quit(self) -> None:
         """Ctrl+C: stop an answer; otherwise say how to leave."""
         screen = self.screen
         if isinstance(screen, ChatScreen) and screen.busy:
