@@ -6,12 +6,14 @@ import errno
 import fnmatch
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from fcd.catalog.hub import cached_snapshot, hub_cache, is_offline
+from fcd.catalog.blobs import LARGE, Blob, fetch_blobs
+from fcd.catalog.hub import cached_snapshot, hub_cache, is_offline, repo_folder
 from fcd.catalog.reference import Reference
 from fcd.errors import FcdError, ModelLoadError, NotFound
 from fcd.wire.admin import Progress
@@ -19,6 +21,7 @@ from fcd.wire.admin import Progress
 ProgressCallback = Callable[[Progress], None]
 """Called from any thread, often; raising an exception in it cancels the download."""
 
+_TELL_S = 0.1
 _WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 _PICKLED = ("pytorch_model*.bin", "model*.bin")
 _NEVER = ("consolidated*", "*.msgpack.index.json", "tf_model*", "flax_model*")
@@ -99,21 +102,29 @@ def _existing(reference: Reference) -> Path:
 
 def _download(repo: str, revision: str, progress: ProgressCallback, allow_pickle: bool) -> Path:
     import httpx2
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, hf_hub_url, snapshot_download
     from huggingface_hub.utils import logging as hub_logging
 
     hub_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     progress(Progress("downloading", detail=f"asking the hub for {repo}"))
     try:
         info = HfApi().model_info(repo, revision=revision or None, files_metadata=True)
-        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        there = {file.rfilename: file for file in info.siblings or []}
+        sizes = {name: file.size or 0 for name, file in there.items()}
         files = choose_files(sizes, allow_pickle=allow_pickle)
         total = sum(sizes[name] for name in files)
         _check_room(repo, total)
         counter = _Counter(total, progress, f"{repo}, {len(files)} files")
+        large = [
+            Blob(name, hf_hub_url(repo, name, revision=info.sha), lfs.sha256, sizes[name])
+            for name in files
+            if (lfs := there[name].lfs) is not None and sizes[name] >= LARGE
+        ]
+        fetch_blobs(large, repo_folder(repo) / "blobs", counter.advance)
         folder = snapshot_download(
             repo,
             revision=revision or None,
+            cache_dir=hub_cache(),
             allow_patterns=[_escape(name) for name in files],
             tqdm_class=_bar_class(counter),
         )
@@ -129,7 +140,7 @@ def _check_room(repo: str, total: int) -> None:
     """Say it before the download, not after most of it."""
     cache = hub_cache()
     here = next((folder for folder in (cache, *cache.parents) if folder.exists()), Path("/"))
-    begun = cache / ("models--" + repo.replace("/", "--")) / "blobs"
+    begun = repo_folder(repo, cache) / "blobs"
     have = sum(blob.stat().st_size for blob in begun.iterdir()) if begun.is_dir() else 0
     free = shutil.disk_usage(here).free
     if total - have > free:
@@ -164,23 +175,39 @@ def _explain(repo: str, revision: str, error: Exception) -> FcdError:
 
 
 class _Counter:
-    """Adds up what the hub library's bars report, and tells it on; it never goes back."""
+    """Adds up the large files' bytes and what the hub library's bars report of the small ones, and tells it on."""
 
     def __init__(self, total: int, progress: ProgressCallback, detail: str) -> None:
         self._total = total
         self._progress = progress
         self._detail = detail
-        self._done = 0
+        self._large = 0
+        self._small = 0
+        self._told = 0.0
         self._lock = threading.Lock()
 
-    def report(self, done: float) -> None:
+    def advance(self, count: int) -> None:
+        """Bytes of a large file."""
         with self._lock:
-            self._done = min(max(self._done, int(done)), self._total)
-            current = self._done
-        self._progress(Progress("downloading", current, self._total, "bytes", self._detail))
+            self._large += count
+        self._tell()
+
+    def report(self, done: float) -> None:
+        """The bytes of all small files so far, as one of the library's bars has counted them."""
+        with self._lock:
+            self._small = max(self._small, int(done))
+        self._tell()
 
     def finish(self) -> None:
-        self.report(self._total)
+        self._progress(Progress("downloading", self._total, self._total, "bytes", self._detail))
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if now - self._told < _TELL_S:
+            return
+        self._told = now
+        done = min(self._large + self._small, self._total)
+        self._progress(Progress("downloading", done, self._total, "bytes", self._detail))
 
 
 class _Bar:
