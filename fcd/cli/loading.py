@@ -26,9 +26,10 @@ async def load_and_wait(client: Client, request: LoadRequest, show: Callable[[Pr
             elif event.type == "ready":
                 return event
             elif event.type == "error":
+                reason, _, hint = event.error.strip().partition("\n")
                 raise ModelLoadError(
-                    f"{request.model} could not be loaded: {event.error}",
-                    hint="`fcd ps` shows its worker, `fcd daemon logs` what happened.",
+                    f"{request.model} could not be loaded: {reason}",
+                    hint=hint or "`fcd ps` shows its worker, `fcd daemon logs` what happened.",
                 )
     raise ModelLoadError(
         f"{request.model} could not be loaded: the daemon ended its answer early.",
