@@ -66,8 +66,8 @@ class Step:
     chunks: list[PrefillChunk]
     store: KvStore | None
     masks: dict[Any, torch.Tensor | None] = field(default_factory=dict)
-    seen: dict[int, LayerSpec] | None = None
-    """Filled with each layer's shape when given: how the loader learns what the store must hold."""
+    seen: dict[int, tuple[LayerSpec, AttentionKind]] | None = None
+    """Filled for each layer when given: how the loader learns what the store must hold, and how it is read."""
 
 
 _current = threading.local()
@@ -113,25 +113,40 @@ def attention_forward(
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)
+    kind = AttentionKind(scale, sliding_window, softcap, s_aux)
     if step.seen is not None:
-        step.seen[layer] = LayerSpec(k.shape[1], k.shape[2], v.shape[2], k.dtype, k.device)
-    extra = _Extra(scale, sliding_window, softcap, s_aux)
-    outputs = [_decode(step, group, layer, q, k, v, extra) for group in step.groups]
-    outputs += [_prefill(step, chunk, layer, q, k, v, extra) for chunk in step.chunks]
-    packed = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return packed.unsqueeze(0), None
+        step.seen[layer] = (LayerSpec(k.shape[1], k.shape[2], v.shape[2], k.dtype, k.device), kind)
+    return attend(step, layer, q, k, v, kind).unsqueeze(0), None
 
 
-@dataclass(slots=True)
-class _Extra:
+@dataclass(frozen=True, slots=True)
+class AttentionKind:
+    """What distinguishes one layer's attention from plain causal attention."""
+
     scale: float
-    window: int | None
-    softcap: float | None
-    sinks: torch.Tensor | None
+    window: int | None = None
+    softcap: float | None = None
+    sinks: torch.Tensor | None = None
+
+
+def attend(
+    step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind
+) -> torch.Tensor:
+    """Write K and V to the store and attend.
+
+    Args:
+        q: `[N, heads, dim]`; k and v `[N, kv_heads, dim]`.
+
+    Returns:
+        `[N, heads, dim]`.
+    """
+    outputs = [_decode(step, group, layer, q, k, v, kind) for group in step.groups]
+    outputs += [_prefill(step, chunk, layer, q, k, v, kind) for chunk in step.chunks]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def _decode(
-    step: Step, group: DecodeGroup, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: _Extra
+    step: Step, group: DecodeGroup, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind
 ) -> torch.Tensor:
     """One token per row: `[rows, heads, dim]` in, the same out."""
     assert step.store is not None
@@ -145,13 +160,13 @@ def _decode(
     if group.spread is not None:
         spread = queries.new_zeros(group.high - group.low, *queries.shape[1:])
         queries = spread.index_copy_(0, group.spread, queries)
-    mask = _decode_mask(step, group, extra.window, q)
+    mask = _decode_mask(step, group, kind.window, q)
     out = _attend(
         queries,
         keys[group.low : group.high, :, : group.longest],
         values[group.low : group.high, :, : group.longest],
         mask,
-        extra,
+        kind,
     )
     if group.spread is not None:
         out = out.index_select(0, group.spread)
@@ -159,7 +174,7 @@ def _decode(
 
 
 def _prefill(
-    step: Step, chunk: PrefillChunk, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: _Extra
+    step: Step, chunk: PrefillChunk, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind
 ) -> torch.Tensor:
     """A chunk of one row: `[count, heads, dim]` in, the same out."""
     span = slice(chunk.first, chunk.first + chunk.count)
@@ -175,13 +190,13 @@ def _prefill(
         values[:, chunk.start :] = v[span].transpose(0, 1)
     # [groups, kv_heads, count, dim]: the group is a batch dimension over which K and V are shared with stride 0.
     queries = q[span].view(chunk.count, kv_heads, heads // kv_heads, -1).permute(2, 1, 0, 3)
-    mask = _chunk_mask(step, chunk, extra.window, q)
+    mask = _chunk_mask(step, chunk, kind.window, q)
     out = _attend(
         queries,
         keys.expand(queries.shape[0], -1, -1, -1),
         values.expand(queries.shape[0], -1, -1, -1),
         mask,
-        extra,
+        kind,
         by_head=True,
     )
     return out.permute(2, 1, 0, 3).reshape(chunk.count, heads, -1)
@@ -192,7 +207,7 @@ def _attend(
     k: torch.Tensor,
     v: torch.Tensor,
     mask: torch.Tensor | None,
-    extra: _Extra,
+    kind: AttentionKind,
     *,
     by_head: bool = False,
 ) -> torch.Tensor:
@@ -200,18 +215,18 @@ def _attend(
 
     q is `[rows, kv_heads, group, dim]`, or with `by_head` `[group, kv_heads, count, dim]`.
     """
-    if extra.softcap is None and extra.sinks is None:
+    if kind.softcap is None and kind.sinks is None:
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=None if mask is None else mask.expand(*q.shape[:3], -1), scale=extra.scale
+            q, k, v, attn_mask=None if mask is None else mask.expand(*q.shape[:3], -1), scale=kind.scale
         )
-    scores = torch.matmul(q, k.transpose(2, 3)) * extra.scale
-    if extra.softcap is not None:
-        scores = torch.tanh(scores / extra.softcap) * extra.softcap
+    scores = torch.matmul(q, k.transpose(2, 3)) * kind.scale
+    if kind.softcap is not None:
+        scores = torch.tanh(scores / kind.softcap) * kind.softcap
     if mask is not None:
         scores = scores + mask
-    if extra.sinks is None:
+    if kind.sinks is None:
         return torch.matmul(torch.softmax(scores, -1, dtype=torch.float32).to(v.dtype), v)
-    sinks = extra.sinks.to(scores.dtype).view(k.shape[1], -1)
+    sinks = kind.sinks.to(scores.dtype).view(k.shape[1], -1)
     sinks = sinks.T[:, :, None, None] if by_head else sinks[None, :, :, None]
     scores = torch.cat([scores, sinks.expand(*scores.shape[:3], 1)], -1)
     weights = torch.softmax(scores, -1, dtype=torch.float32)[..., :-1]

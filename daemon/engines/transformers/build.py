@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +16,16 @@ from daemon.engines.transformers.detokenizer import DetokenizerFactory
 from daemon.engines.transformers.embeddings import Embedder
 from daemon.engines.transformers.engine import TransformersEngine
 from daemon.engines.transformers.families import has_relative_positions
+from daemon.engines.transformers.lean import build_lean
 from daemon.engines.transformers.loader import LoadedModel, kv_budget, load_model
-from daemon.engines.transformers.packed import PackedRunner, probe_layers
+from daemon.engines.transformers.packed import PackedRunner, lean_agrees, probe_layers
 from daemon.engines.transformers.rows import RowPool
 from daemon.engines.transformers.scheduler import Scheduler
 from daemon.engines.transformers.seq2seq import Seq2SeqRunner
 from daemon.engines.transformers.serial import SerialRunner
 from fcd.errors import ModelLoadError
 
+log = logging.getLogger("fcd.engine")
 MAX_BATCH = {"cuda": 256, "cpu": 64}
 PREFILL_CHUNK = 512
 """Prompt tokens computed beside the decoding rows in one step: more is faster, and longer between tokens."""
@@ -71,9 +74,14 @@ def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts:
 def _make_runner(loaded: LoadedModel, budget: int) -> tuple[Runner, RowPool]:
     model, context = loaded.model, loaded.info.context_length
     if loaded.kind == "packed":
-        layers = probe_layers(model, torch.device(loaded.info.device))
+        device = torch.device(loaded.info.device)
+        layers, kinds = probe_layers(model, device)
+        lean = build_lean(model, kinds)
+        if lean is not None and not lean_agrees(model, lean, device):
+            log.warning("the lean forward differs from %s's own; it is not used", loaded.info.architecture)
+            lean = None
         pool = _make_pool(context, sum(layer.bytes_per_token for layer in layers), budget, max_cached=MAX_CACHED)
-        return PackedRunner(model, pool, layers), pool
+        return PackedRunner(model, pool, layers, lean), pool
     pool = _make_pool(context, _cache_bytes_per_token(model), budget, max_cached=0)
     if loaded.kind == "serial":
         return SerialRunner(model), pool

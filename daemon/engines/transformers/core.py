@@ -12,6 +12,7 @@ import torch
 
 from daemon.engines.base import Delta, EngineStats, FinishReason, TokenLogprob
 from daemon.engines.transformers.detokenizer import DetokenizerFactory
+from daemon.engines.transformers.masks import apply_masks
 from daemon.engines.transformers.packed import wants_prompt_logprobs
 from daemon.engines.transformers.rows import RowPool
 from daemon.engines.transformers.sampling import RowParams, SamplingBatch, TokenCounts, logprobs_of
@@ -21,6 +22,9 @@ from fcd.errors import ApiError
 
 Event = tuple[int, Delta | ApiError | None]
 """(request key, what happened): None says that every choice has ended."""
+STALL = 0.25
+"""Seconds that a prompt's chunk may hold up the rows that decode beside it."""
+MIN_CHUNK = 64
 
 
 class Runner(Protocol):
@@ -58,8 +62,10 @@ class EngineCore:
         self._events: list[Event] = []
         self._batch: SamplingBatch | None = None
         self._batch_rows: list[Sequence] = []
+        self._masked: list[int] = []
         self._steps: deque[tuple[float, int]] = deque(maxlen=256)
         self._ttft: deque[float] = deque(maxlen=64)
+        self._prefill_rate = 0.0
         self._generated = 0
         self._prompted = 0
 
@@ -118,7 +124,10 @@ class EngineCore:
         )
 
     def _compute(self, plan: Plan) -> None:
+        started = self._clock()
         logits, owners = self._runner.forward(plan)
+        if plan.prefill:
+            self._pace(sum(work.count for work in plan.prefill), self._clock() - started)
         logits, sequences = self._take_prompt_logprobs(logits, owners)
         logits, sequences = self._end_silent(logits, sequences)
         if not sequences:
@@ -130,14 +139,24 @@ class EngineCore:
         self._generated += len(sequences)
         self._steps.append((now, len(sequences)))
 
+    def _pace(self, tokens: int, seconds: float) -> None:
+        """Keep the prompt tokens beside decoding rows to what this machine computes in STALL seconds."""
+        rate = tokens / max(seconds, 1e-6)
+        self._prefill_rate = rate if not self._prefill_rate else 0.7 * self._prefill_rate + 0.3 * rate
+        wanted = max(MIN_CHUNK, int(self._prefill_rate * STALL))
+        self.scheduler.chunk_beside = min(self.scheduler.chunk, wanted)
+
     def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
         batch = self._batch
         if batch is None or self._batch_rows != sequences:
             batch = SamplingBatch([_row_params(s) for s in sequences], logits.shape[-1], logits.device)
             self._batch, self._batch_rows = batch, sequences
+            self._masked = [i for i, s in enumerate(sequences) if s.mask is not None]
         wanted = [i for i, s in enumerate(sequences) if _ranks_choices(s)]
         # The processing below is in place, and log-probabilities are of the raw logits.
         raw = logits[wanted].float() if wanted else None
+        if self._masked:
+            apply_masks(logits, self._masked, [m for i in self._masked if (m := sequences[i].mask) is not None])
         counts: list[TokenCounts | None] = []
         if batch.penalised:
             counts = [s.penalties if _penalised(s) else None for s in sequences]
@@ -215,6 +234,9 @@ class EngineCore:
         sequence.unsent_ids.append(token)
         if sequence.penalties is not None:
             sequence.penalties.add(token)
+        if sequence.mask is not None and not sequence.mask.accept(token):
+            self._end(sequence, "abort")
+            return
         if sequence.generated > sequence.params.min_tokens and token in sequence.stop_ids:
             own = token in sequence.params.stop_token_ids
             sequence.stop_reason = token if own else None
@@ -228,7 +250,9 @@ class EngineCore:
                 sequence.stop_reason = sequence.stops.matched
                 self._end(sequence, "stop", text)
                 return
-        if len(sequence.ids) >= sequence.max_length:
+        if sequence.mask is not None and sequence.mask.finished:
+            self._end(sequence, "stop", text)
+        elif len(sequence.ids) >= sequence.max_length:
             self._end(sequence, "length", text)
         elif text or sequence.unsent_logprobs:
             self._emit(sequence, text, None)

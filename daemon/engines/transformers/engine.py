@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import queue
@@ -13,7 +14,7 @@ from collections.abc import AsyncIterator
 from collections.abc import Sequence as Seq
 from typing import Any
 
-from daemon.engines.base import Delta, EngineInfo, EngineStats, GenerationRequest
+from daemon.engines.base import Delta, EngineInfo, EngineStats, GenerationRequest, Grammar, GrammarSpec
 from daemon.engines.transformers.core import EngineCore, Event
 from daemon.engines.transformers.detokenizer import DetokenizerFactory
 from daemon.engines.transformers.embeddings import Embedder
@@ -55,6 +56,8 @@ class TransformersEngine:
         self._outboxes: dict[int, asyncio.Queue[Delta | ApiError | None]] = {}
         self._loop = asyncio.get_running_loop()
         self._next_key = 0
+        self._structured: Any = None
+        """The grammar compiler, once a request has needed it."""
         self._failure: ApiError | None = None
         self._thread = threading.Thread(target=self._run, name="fcd-engine", daemon=True)
         self._thread.start()
@@ -83,6 +86,18 @@ class TransformersEngine:
             if not ended:
                 self._inbox.put(state.key)
 
+    async def compile_grammar(self, spec: GrammarSpec) -> Grammar:
+        """Compile a form that answers must have; see `Engine.compile_grammar`."""
+        if self._structured is None:
+            # Importing xgrammar takes a moment, and most models never need it.
+            module = await asyncio.to_thread(importlib.import_module, "daemon.engines.structured.compiler")
+            if self._structured is None:
+                self._structured = module.StructuredCompiler(
+                    self.tokenizer, self.info.vocab_size, self.info.eos_token_ids
+                )
+        grammar: Grammar = await self._structured.compile(spec)
+        return grammar
+
     async def embed(self, inputs: Seq[Seq[int]]) -> list[list[float]]:
         """L2-normalised vectors, computed off the step loop.
 
@@ -100,6 +115,8 @@ class TransformersEngine:
         """Stop the thread; running requests end with an ApiError."""
         if self._failure is None:
             self._failure = ApiError(503, "The model is being unloaded.", code="worker_died")
+        if self._structured is not None:
+            await self._structured.close()
         self._inbox.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -137,6 +154,7 @@ class TransformersEngine:
                     stop_ids=ends,
                     encoder_ids=encoder,
                     leader=state.sequences[0] if index else None,
+                    mask=None if request.grammar is None else request.grammar.start(),
                 )
             )
         return state

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from daemon.engines.transformers.attention import NAME, DecodeGroup, PrefillChunk, Step, running
+from daemon.engines.transformers.attention import NAME, AttentionKind, DecodeGroup, PrefillChunk, Step, running
 from daemon.engines.transformers.kv_store import KvStore, LayerSpec
+from daemon.engines.transformers.lean import LeanDecoder
 from daemon.engines.transformers.rows import RowPool
 from daemon.engines.transformers.scheduler import Plan, Work
 
@@ -19,10 +20,12 @@ class PackedRunner:
         model: a transformers causal language model loaded with our attention implementation.
         pool: whose rows the plans refer to.
         layers: what each attention layer stores (see `probe_layers`).
+        lean: the model's lean form, where it has one.
     """
 
-    def __init__(self, model: Any, pool: RowPool, layers: list[LayerSpec]) -> None:
+    def __init__(self, model: Any, pool: RowPool, layers: list[LayerSpec], lean: LeanDecoder | None = None) -> None:
         self._model = model
+        self._lean = lean
         self._pool = pool
         self._device = model.get_input_embeddings().weight.device
         self.store = KvStore(layers, pool)
@@ -70,11 +73,16 @@ class PackedRunner:
         packed = torch.tensor([ids, positions], device=self._device)
         # At least one row of logits is computed: models do not expect none.
         rows = torch.tensor(keep or [0], device=self._device)
+        if self._lean is not None:
+            everything = len(keep) == len(ids)
+            logits = self._lean.logits(packed[0], packed[1], None if everything else rows, max(positions), step)
+            return logits if keep else logits[:0]
         with running(step):
             output = self._model(
                 input_ids=packed[:1], position_ids=packed[1:], use_cache=False, logits_to_keep=rows, return_dict=True
             )
-        logits: torch.Tensor = output.logits[0]
+        logits = output.logits[0]
+        assert isinstance(logits, torch.Tensor)
         return logits if keep else logits[:0]
 
 
@@ -121,17 +129,18 @@ def _class_of(work: Work) -> int:
 
 
 @torch.inference_mode()
-def probe_layers(model: Any, device: torch.device) -> list[LayerSpec]:
+def probe_layers(model: Any, device: torch.device) -> tuple[list[LayerSpec], list[AttentionKind]]:
     """Run four tokens through the model and read from our attention function what each layer stores.
 
     Raises:
         RuntimeError: the model's layers do not all go through the attention interface.
     """
-    seen: dict[int, LayerSpec] = {}
+    seen: dict[int, tuple[LayerSpec, AttentionKind]] = {}
     _packed_logits(model, [4], device, seen)
     if not seen or sorted(seen) != list(range(len(seen))):
         raise RuntimeError("the model's layers do not go through the attention interface")
-    return [seen[layer] for layer in range(len(seen))]
+    found = [seen[layer] for layer in range(len(seen))]
+    return [spec for spec, _ in found], [kind for _, kind in found]
 
 
 @torch.inference_mode()
@@ -150,16 +159,34 @@ def packed_agrees(model: Any, device: torch.device) -> bool:
     return bool(((packed.float() - want).abs() / spread).mean() < 0.1)
 
 
+@torch.inference_mode()
+def lean_agrees(model: Any, lean: LeanDecoder, device: torch.device) -> bool:
+    """Whether the lean forward gives what the model's own code gives."""
+    want = _packed_logits(model, [5, 9], device, None).float()
+    got = _packed_logits(model, [5, 9], device, None, lean).float()
+    spread = want.std(-1, keepdim=True).clamp_min(1e-6)
+    bound = 1e-3 if model.dtype == torch.float32 else 0.1
+    return bool(((got - want).abs() / spread).mean() < bound)
+
+
 def _packed_logits(
-    model: Any, lengths: list[int], device: torch.device, seen: dict[int, LayerSpec] | None
+    model: Any,
+    lengths: list[int],
+    device: torch.device,
+    seen: dict[int, tuple[LayerSpec, AttentionKind]] | None,
+    lean: LeanDecoder | None = None,
 ) -> torch.Tensor:
     """The last logits of fresh sequences of these lengths, computed in one packed forward without a store."""
     firsts = [sum(lengths[:i]) for i in range(len(lengths))]
     chunks = [PrefillChunk(0, first, 0, 0, n) for first, n in zip(firsts, lengths, strict=True)]
     ids = torch.cat([_probe_ids(n, device) for n in lengths])[None]
     positions = torch.cat([torch.arange(n, device=device) for n in lengths])[None]
-    with running(Step([], chunks, None, seen=seen)):
-        logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0]
+    step = Step([], chunks, None, seen=seen)
+    if lean is not None:
+        logits = lean.logits(ids[0], positions[0], None, max(lengths) - 1, step)
+    else:
+        with running(step):
+            logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits[0]
     ends = [first + n - 1 for first, n in zip(firsts, lengths, strict=True)]
     rows: torch.Tensor = logits[ends]
     return rows

@@ -48,6 +48,8 @@ class Scheduler:
         self.max_running = max_running
         self.max_waiting = max_waiting
         self.chunk = chunk
+        self.chunk_beside = chunk
+        """The same while rows decode, which wait for it: the engine lowers it on a slow machine."""
         self.chunk_area = chunk_area
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -86,7 +88,7 @@ class Scheduler:
         self._make_room()
         self._admit()
         self.pool.compact()
-        budget = self.chunk
+        budget = self.chunk_beside if any(sequence.decoding for sequence in self.running) else self.chunk
         for sequence in self.running:
             assert sequence.row is not None
             start, total = sequence.row.length, len(sequence.ids)

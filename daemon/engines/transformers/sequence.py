@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from daemon.engines.base import Delta, FinishReason, GenerationRequest, SamplingParams, TokenLogprob
+from daemon.engines.base import Delta, FinishReason, GenerationRequest, SamplingParams, TokenLogprob, TokenMask
 from daemon.engines.transformers.detokenizer import Detokenizer
 from daemon.engines.transformers.rows import Row
 from daemon.engines.transformers.stops import StopStrings
@@ -62,6 +62,8 @@ class Sequence:
     logprob_sum: float = 0.0
     penalties: Any = None
     """The sampler's counts of tokens, when a penalty asks for them."""
+    mask: TokenMask | None = None
+    """What its grammar allows next, when it has one."""
 
     @property
     def params(self) -> SamplingParams:

@@ -1,0 +1,233 @@
+"""A lean forward for the Llama family of decoders (Llama, Mistral, Qwen 2 and 3), on the loaded model's own weights.
+
+transformers' modules spend most of a small step in Python and in small operators. This runs the same mathematics with
+a third of the operators: q, k and v are one product, gate and up another, the residual is added inside the product, and
+rotary tables are looked up. `build_lean` gives None for any model that is not exactly of this shape, and the runner
+then uses the model's own code; what is built is checked against that code before it is used (`agrees`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from daemon.engines.transformers.attention import AttentionKind, Step, attend
+from daemon.engines.transformers.lowbit import Int8Linear
+
+_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+_GROWING_ROPE = frozenset({"dynamic", "longrope"})
+"""These change their tables with the length of the sequence."""
+
+
+@dataclass(slots=True)
+class Dense:
+    """A product with a plain weight `[out, in]`; `add` fuses the sum with what is already there."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    turned: torch.Tensor
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def add(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        if self.bias is not None:
+            residual = residual + self.bias
+        return torch.addmm(residual, x, self.turned)
+
+
+@dataclass(slots=True)
+class LowBit:
+    """A product with int8 weights."""
+
+    layer: Int8Linear
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.layer(x)
+        return out
+
+    def add(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return residual + self.layer(x)
+
+
+Product = Dense | LowBit
+
+
+@dataclass(slots=True)
+class Layer:
+    attention_norm: torch.Tensor
+    qkv: Product
+    query_norm: torch.Tensor | None
+    key_norm: torch.Tensor | None
+    out: Product
+    mlp_norm: torch.Tensor
+    gate_up: Product
+    activation: Any
+    down: Product
+    kind: AttentionKind
+
+
+class LeanDecoder:
+    """`hidden(ids, positions, step)` and `logits(hidden)` for packed tokens."""
+
+    def __init__(self, model: Any, layers: list[Layer], head: Product) -> None:
+        config = model.config
+        self._rotary = model.model.rotary_emb
+        self._embed = model.model.embed_tokens
+        self._norm = model.model.norm.weight
+        self._eps = float(model.model.norm.variance_epsilon)
+        self._layers = layers
+        self._head = head
+        self._dim = layers[0].query_norm.shape[0] if layers[0].query_norm is not None else _head_dim(config)
+        self._heads = config.num_attention_heads
+        self._kv_heads = config.num_key_value_heads
+        self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def logits(
+        self, ids: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor | None, last: int, step: Step
+    ) -> torch.Tensor:
+        """Logits `[rows, vocab]`.
+
+        Args:
+            ids: `[N]`; positions: `[N]`, the largest of them `last`.
+            keep: the tokens whose logits are wanted; None for all.
+        """
+        hidden = self._hidden(ids, positions, last, step)
+        if keep is not None:
+            hidden = hidden[keep]
+        return self._head(F.rms_norm(hidden, hidden.shape[-1:], self._norm, self._eps))
+
+    def _hidden(self, ids: torch.Tensor, positions: torch.Tensor, last: int, step: Step) -> torch.Tensor:
+        x: torch.Tensor = self._embed(ids)
+        cos, sin = self._rope(positions, last, x)
+        heads, kv_heads, dim = self._heads, self._kv_heads, self._dim
+        width, eps, half = x.shape[-1:], self._eps, dim // 2
+        for index, layer in enumerate(self._layers):
+            normed = F.rms_norm(x, width, layer.attention_norm, eps)
+            qkv = layer.qkv(normed).view(-1, heads + 2 * kv_heads, dim)
+            qk, v = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
+            if layer.query_norm is not None:
+                qk = torch.cat(
+                    [
+                        F.rms_norm(qkv[:, :heads], (dim,), layer.query_norm, eps),
+                        F.rms_norm(qkv[:, heads : heads + kv_heads], (dim,), layer.key_norm, eps),
+                    ],
+                    1,
+                )
+            turned = qk * cos
+            turned[..., :half].addcmul_(qk[..., half:], sin, value=-1)
+            turned[..., half:].addcmul_(qk[..., :half], sin)
+            mixed = attend(step, index, turned[:, :heads], turned[:, heads:], v, layer.kind)
+            x = layer.out.add(x, mixed.reshape(-1, heads * dim))
+            normed = F.rms_norm(x, width, layer.mlp_norm, eps)
+            gate, up = layer.gate_up(normed).chunk(2, -1)
+            x = layer.down.add(x, layer.activation(gate) * up)
+        return x
+
+    def _rope(self, positions: torch.Tensor, last: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos `[N, 1, dim]` and sin `[N, 1, dim / 2]` (both halves of a rotary table are equal)."""
+        if self._tables is None or self._tables[0].shape[0] <= last:
+            size = 1 << max(10, last.bit_length())
+            everything = torch.arange(size, device=like.device)[None]
+            cos, sin = self._rotary(like[None], everything)
+            self._tables = (cos[0].unsqueeze(1), sin[0, :, : self._dim // 2].contiguous().unsqueeze(1))
+        cos, sin = self._tables
+        return cos[positions], sin[positions]
+
+
+def build_lean(model: Any, kinds: list[AttentionKind]) -> LeanDecoder | None:
+    """The lean form of a loaded model, or None when it is not of this family or not in one place.
+
+    The merged weights replace the model's own: q, k and v become views of one tensor, so nothing is held twice.
+    """
+    config = model.config
+    if config.model_type not in _FAMILIES or getattr(model, "hf_device_map", None) not in (None, {}):
+        devices = {str(p.device) for p in model.parameters()}
+        if config.model_type not in _FAMILIES or len(devices) != 1:
+            return None
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type", "default") in _GROWING_ROPE or any(k.softcap or k.sinks is not None for k in kinds):
+        return None
+    head = _single(model.lm_head)
+    layers = [_layer(module, kind) for module, kind in zip(model.model.layers, kinds, strict=True)]
+    if head is None or any(layer is None for layer in layers):
+        return None
+    return LeanDecoder(model, [layer for layer in layers if layer is not None], head)
+
+
+def _layer(module: Any, kind: AttentionKind) -> Layer | None:
+    attention, mlp = module.self_attn, module.mlp
+    qkv = _merged([attention.q_proj, attention.k_proj, attention.v_proj])
+    gate_up = _merged([mlp.gate_proj, mlp.up_proj])
+    out, down = _single(attention.o_proj), _single(mlp.down_proj)
+    if qkv is None or gate_up is None or out is None or down is None:
+        return None
+    query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+    return Layer(
+        attention_norm=module.input_layernorm.weight,
+        qkv=qkv,
+        query_norm=None if query_norm is None else query_norm.weight,
+        key_norm=None if key_norm is None else key_norm.weight,
+        out=out,
+        mlp_norm=module.post_attention_layernorm.weight,
+        gate_up=gate_up,
+        activation=F.silu if type(mlp.act_fn).__name__ in {"SiLU", "SiLUActivation"} else mlp.act_fn,
+        down=down,
+        kind=kind,
+    )
+
+
+def _single(module: Any) -> Product | None:
+    if isinstance(module, Int8Linear) and not module.transposed:
+        return LowBit(module)
+    if type(module) is not nn.Linear or module.weight.dtype not in {torch.float32, torch.bfloat16, torch.float16}:
+        return None
+    return Dense(module.weight, module.bias, module.weight.t())
+
+
+def _merged(modules: list[Any]) -> Product | None:
+    """Several products of one input as one."""
+    if all(type(m) is nn.Linear for m in modules):
+        return _merged_dense(modules)
+    if all(isinstance(m, Int8Linear) and not m.transposed for m in modules):
+        return LowBit(_merged_int8(modules))
+    return None
+
+
+def _merged_dense(modules: list[Any]) -> Dense:
+    weight = torch.cat([m.weight.detach() for m in modules])
+    biases = [m.bias for m in modules]
+    bias = None
+    if any(b is not None for b in biases):
+        bias = torch.cat([m.weight.new_zeros(m.out_features) if m.bias is None else m.bias.detach() for m in modules])
+    at = 0
+    for m in modules:
+        m.weight.data = weight[at : at + m.out_features]
+        at += m.out_features
+    return Dense(weight, bias, weight.t())
+
+
+def _merged_int8(modules: list[Any]) -> Int8Linear:
+    first = modules[0]
+    outputs = sum(m.out_features for m in modules)
+    has_bias = any(m.bias is not None for m in modules)
+    merged = Int8Linear(first.in_features, 1, bias=False, dtype=first.dtype, transposed=False)
+    merged.out_features = outputs
+    if has_bias:
+        parts = [first.scale.new_zeros(m.out_features) if m.bias is None else m.bias.detach() for m in modules]
+        merged.bias = nn.Parameter(torch.cat([p.to(first.dtype) for p in parts]), requires_grad=False)
+    merged.hold(torch.cat([m.codes for m in modules]), torch.cat([m.scale for m in modules]))
+    merged.kernels = first.kernels
+    at = 0
+    for m in modules:
+        m.codes, m.scale = merged.codes[at : at + m.out_features], merged.scale[at : at + m.out_features]
+        at += m.out_features
+    return merged
+
+
+def _head_dim(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
