@@ -42,6 +42,54 @@ class SamplingParams(msgspec.Struct, frozen=True):
     skip_special_tokens: bool = True
 
 
+class TokenMask(Protocol):
+    """Which tokens one completion may go on with. The engine's thread is its only user."""
+
+    vocab_size: int
+    finished: bool
+    """Nothing can follow: the completion has ended."""
+
+    def fill(self, bits: Any, row: int) -> bool:
+        """Write the allowed tokens into `bits[row]`, an int32 array `[rows, ceil(vocab / 32)]` in main memory: bit
+        `t % 32` of word `t // 32` stands for token t. False when every token is allowed."""
+        ...
+
+    def accept(self, token_id: int) -> bool:
+        """Go on behind a token; False when it was not allowed."""
+        ...
+
+
+class Grammar(Protocol):
+    """The form that an answer must have, compiled for one model; shared by every completion that has to keep to it."""
+
+    def start(self) -> TokenMask:
+        """The mask of one more completion, at its beginning."""
+        ...
+
+
+class SchemaSource(msgspec.Struct, frozen=True):
+    """A JSON schema of a request."""
+
+    schema: Any
+    param: str
+    """The field that holds it, for errors."""
+    strict: bool = False
+    """Refuse what cannot be enforced exactly, instead of enforcing it as far as possible."""
+
+
+class GrammarSpec(msgspec.Struct, frozen=True):
+    """A form to compile.
+
+    `format` is an xgrammar structural tag's format as plain JSON; `{"type": "schema", "index": i}` in it stands for a
+    JSON text that fits `schemas[i]`.
+    """
+
+    format: Any
+    schemas: tuple[SchemaSource, ...] = ()
+    param: str = "response_format"
+    """The field to name when no single schema is at fault."""
+
+
 class GenerationRequest(msgspec.Struct, frozen=True):
     """One prompt, `n` completions that share its prefill."""
 
@@ -51,6 +99,8 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     n: int = 1
     best_of: int = 1
     """Sample this many (at least n) and give back the n with the highest mean log-probability."""
+    grammar: Grammar | None = None
+    """The form that each completion must have; its tokens are sampled among the allowed ones only."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -153,6 +203,14 @@ class Engine(Protocol):
 
         Raises:
             ApiError: 429 when the waiting queue is full, 400 when the prompt cannot fit, 503/500 when the engine died.
+        """
+        ...
+
+    async def compile_grammar(self, spec: GrammarSpec) -> Grammar:
+        """Compile a form for this model, off the event loop and within a time limit.
+
+        Raises:
+            ApiError: 400 naming the field whose schema cannot be used.
         """
         ...
 

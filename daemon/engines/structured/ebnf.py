@@ -1,0 +1,45 @@
+"""Repairs to the grammar text that xgrammar makes of a JSON schema. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+CHARACTER: Final = r"[^\0-\x1f\"\\]"
+"""A character that may stand unescaped in a JSON string (RFC 8259, section 7)."""
+
+_LENGTH_LIMITED: Final = r"[^\"\\\r\n]"
+_LITERAL: Final = r'"(?:\\.|[^"\\])*"'
+_CLASS: Final = re.compile(_LITERAL + "|(?P<it>" + re.escape(_LENGTH_LIMITED) + ")")
+_CHARACTER_RULE: Final = re.compile(r"^(?P<name>\w+) ::= \(\(" + re.escape(CHARACTER) + r"\)\)$", re.MULTILINE)
+
+
+def repair(text: str) -> str:
+    """The same grammar, with strings of limited length put right.
+
+    Where a string has a `minLength` or `maxLength`, xgrammar lets control characters through, which are no JSON, and
+    repeats the character as often as the limit says, so that a limit of 100 takes seconds to compile for a large
+    vocabulary. Here the characters are JSON's, and the limit becomes a count of characters kept while matching.
+    """
+    text = _CLASS.sub(lambda found: CHARACTER if found["it"] else found[0], text)
+    names = [found["name"] for found in _CHARACTER_RULE.finditer(text)]
+    if not names:
+        return text
+    repeated = re.compile(
+        _LITERAL + r"|\b(?P<name>" + "|".join(map(re.escape, names)) + r")\{(?P<low>\d+), (?P<high>-?\d+)\}"
+    )
+    added: list[str] = []
+
+    def limited(found: re.Match[str]) -> str:
+        name = found["name"]
+        if name is None:
+            return found[0]
+        low, high = int(found["low"]), int(found["high"])
+        rest = f"{name}_rest_{len(added)}"
+        budget = "" if high < 0 else f"[max_chars={high - low}]"
+        added.append(f"{rest}{budget} ::= {CHARACTER}*")
+        first = f"{name}{{{low}, {low}}} " if low else ""
+        return first if high == low else first + rest
+
+    text = repeated.sub(limited, text)
+    return "\n".join([text.rstrip("\n"), *added, ""])
