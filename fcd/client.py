@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 import httpx2 as httpx
 import msgspec
 
+from fcd.client_arena import ArenaCalls
 from fcd.errors import ApiError, NotRunning, api_error_from_body
 from fcd.paths import Paths, resolve_paths
 from fcd.wire.admin import (
@@ -72,7 +73,7 @@ class ServerSentEvent(msgspec.Struct, frozen=True):
     data: str
 
 
-class Client:
+class Client(ArenaCalls):
     """One daemon. Use it as an async context manager.
 
     Every method raises `NotRunning` when nothing answers and `ApiError` when the daemon refuses.
@@ -179,6 +180,12 @@ class Client:
                 elif not line and data:
                     yield ServerSentEvent(name, "\n".join(data))
                     name, data = "", []
+
+    async def raw(self, method: str, path: str, body: bytes | None = None) -> AsyncGenerator[bytes, None]:
+        """The bytes of one answer as they come."""
+        async with self._open_stream(method, path, body) as answer:
+            async for piece in answer.aiter_bytes():
+                yield piece
 
     @asynccontextmanager
     async def _open_stream(self, method: str, path: str, body: Any) -> AsyncIterator[httpx.Response]:

@@ -140,6 +140,6 @@ class LogLines(msgspec.Struct):
 class DaemonEvent(msgspec.Struct, omit_defaults=True):
     """One SSE event of GET /api/events; `event:` carries the same word as `type`."""
 
-    type: Literal["worker", "worker_gone", "models", "ready"]
+    type: Literal["worker", "worker_gone", "models", "ready", "arena"]
     worker: WorkerInfo | None = None
     name: str = ""
