@@ -28,8 +28,8 @@ from fcd.wire.arena import (
     PairList,
     TurnRequest,
     VoteList,
-    VoterInfo,
     VoteRequest,
+    VoterInfo,
     VoterList,
 )
 

@@ -1,7 +1,7 @@
 """What the arena's routes say and take: battles, votes, the leaderboard.
 
-A blind battle's `BattleInfo` holds no name, speed, token count, finish reason or flag until its vote is final. A vote is
-on disk when it is acknowledged. It can be taken back for `undo_s` seconds, unless the reveal was asked for before: the
+A blind battle's `BattleInfo` holds no name, speed, token count, finish reason or flag until its vote is final. A vote
+is on disk when it is acknowledged. It can be taken back for a few seconds, unless the reveal was asked for before: the
 reveal makes it final at once. Until it is final it counts on no board and is in no list, because those would tell.
 """
 
