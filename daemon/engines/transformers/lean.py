@@ -51,7 +51,8 @@ class LowBit:
         return out
 
     def add(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return residual + self.layer(x)
+        product: torch.Tensor = self.layer(x)
+        return residual + product
 
 
 Product = Dense | LowBit

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-_BLOCK = 256
-_PREFILTER = 512
-"""Nucleus sampling sorts this many of the likeliest tokens, and the whole vocabulary only where they fall short."""
+_BLOCKS = (256, 128, 64)
+_WIDTHS = (512, 8192)
+"""Nucleus sampling sorts so many of the likeliest tokens; more, and in the end all, for rows where they fall short."""
 
 
 @dataclass(slots=True)
@@ -134,7 +134,7 @@ class SamplingBatch:
         uniform = torch.from_numpy(
             uniforms(self.seeds, np.array([positions[i] for i in self.sampled], dtype=np.uint64))
         ).to(self.device)
-        tokens = self._draw(drawn / self.temperature, uniform)
+        tokens = self._draw(drawn.div_(self.temperature), uniform)
         if everything:
             return tokens
         chosen = logits.argmax(-1)
@@ -176,52 +176,69 @@ class _Draw:
     def choose(self, logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
         """One token id per row, from logits that the temperature has been applied to."""
         if self.top_k is None and self.top_p is None:
-            return draw(self._cut_min_p(torch.softmax(logits, -1)), uniform)
-        if self.top_k is None and self.widest > _PREFILTER:
-            tokens, short = self._ranked(logits, uniform, _PREFILTER)
-            if not short:
-                return tokens
-        return self._ranked(logits, uniform, self.widest)[0]
+            weights = logits.sub_(logits.amax(-1, keepdim=True)).exp_()
+            return draw(self._cut_min_p(weights), uniform)
+        if self.top_k is not None:
+            return self._ranked(logits, uniform, self.widest, None)[0]
+        tokens = torch.empty(logits.shape[0], dtype=torch.long, device=logits.device)
+        left = torch.arange(logits.shape[0], device=logits.device)
+        # Each row stops at the first width that holds its nucleus: which one that is depends on the row alone.
+        for width in (*(w for w in _WIDTHS if w < self.widest), self.widest):
+            found, short = self._ranked(logits[left], uniform[left], width, left)
+            tokens[left] = found
+            left = left[short]
+            if not len(left):
+                break
+        return tokens
 
-    def _ranked(self, logits: torch.Tensor, uniform: torch.Tensor, width: int) -> tuple[torch.Tensor, bool]:
-        """Draw from the `width` likeliest tokens; the flag says that they do not hold all that a row asked for."""
+    def _ranked(
+        self, logits: torch.Tensor, uniform: torch.Tensor, width: int, rows: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw from the `width` likeliest tokens; the flags say which rows these do not hold all of.
+
+        `rows` are the places of these logits among the rows of this group, None for all of them.
+        """
         top, order = torch.topk(logits, width, dim=-1)
         if self.top_k is None:
             probabilities = torch.exp(top - torch.logsumexp(logits, -1, keepdim=True))
         else:
             outside = torch.arange(width, device=logits.device) >= self.top_k
             probabilities = torch.softmax(top.masked_fill(outside, -torch.inf), -1)
-        short = False
+        short = torch.zeros(logits.shape[0], dtype=torch.bool, device=logits.device)
         if self.top_p is not None:
+            top_p = self.top_p if rows is None else self.top_p[rows]
             through = probabilities.cumsum(-1)
-            short = width < self.widest and bool((through[:, -1:] < self.top_p).any())
-            outside = through - probabilities >= self.top_p
+            if width < self.widest:
+                short = through[:, -1] < top_p[:, 0]
+            outside = through - probabilities >= top_p
             outside[:, 0] = False
             probabilities = probabilities.masked_fill(outside, 0.0)
-        picked = draw(self._cut_min_p(probabilities), uniform)
+        picked = draw(self._cut_min_p(probabilities, rows), uniform)
         return order.gather(-1, picked[:, None]).squeeze(-1), short
 
-    def _cut_min_p(self, probabilities: torch.Tensor) -> torch.Tensor:
+    def _cut_min_p(self, probabilities: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         if self.min_p is None:
             return probabilities
-        floor = probabilities.amax(-1, keepdim=True) * self.min_p
+        min_p = self.min_p if rows is None else self.min_p[rows]
+        floor = probabilities.amax(-1, keepdim=True) * min_p
         return probabilities.masked_fill(probabilities < floor, 0.0)
 
 
 def draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """The index at which each row's cumulative weight passes `uniform` times its sum.
 
-    In two levels, blocks of 256 and then inside the block, so that no running sum over the vocabulary is written.
+    In two levels, blocks and then inside the block, so that no running sum over the vocabulary is written.
 
     Args:
         weights: `[rows, n]`, not negative, not all zero in a row.
         uniform: `[rows]` in [0, 1), float64.
     """
     rows, n = weights.shape
-    if n % _BLOCK:
-        weights = torch.nn.functional.pad(weights, (0, -n % _BLOCK))
-    blocks = weights.view(rows, -1, _BLOCK)
-    sums = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    size = next((size for size in _BLOCKS if n % size == 0), _BLOCKS[0])
+    if n % size:
+        weights = torch.nn.functional.pad(weights, (0, -n % size))
+    blocks = weights.view(rows, -1, size)
+    sums = blocks.sum(-1).double().cumsum(-1)
     target = uniform[:, None] * sums[:, -1:]
     block = torch.searchsorted(sums, target, right=True).clamp_(max=sums.shape[1] - 1)
     before = torch.where(block > 0, sums.gather(1, (block - 1).clamp_(min=0)), 0.0)
@@ -229,8 +246,8 @@ def draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     inside = chosen.cumsum(-1)
     index = torch.searchsorted(inside, target - before, right=True)
     # Rounding can point past the last possible token of the block: step back onto it.
-    last = _BLOCK - 1 - (chosen.flip(-1) > 0).to(torch.int8).argmax(-1, keepdim=True)
-    return (block * _BLOCK + torch.minimum(index, last)).squeeze(1)
+    last = size - 1 - (chosen.flip(-1) > 0).to(torch.int8).argmax(-1, keepdim=True)
+    return (block * size + torch.minimum(index, last)).squeeze(1)
 
 
 def logprobs_of(
@@ -271,7 +288,7 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 def _kind(row: RowParams, vocab_size: int) -> int:
     if 0 < row.top_k < vocab_size:
-        return 1 if row.top_k <= _PREFILTER else 2
+        return 1 if row.top_k <= _WIDTHS[0] else 2
     return 3 if row.top_p < 1.0 else 0
 
 
