@@ -23,6 +23,8 @@ class Target(msgspec.Struct, frozen=True):
     base_path: str = ""
     """What stands before `/v1` in the worker's URL."""
     api_key: str = ""
+    names: dict[str, str] = {}
+    """Names here that the worker calls otherwise, with what it calls them."""
 
 
 class Lease(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -15,8 +16,12 @@ from daemon.context import DaemonContext
 from daemon.dispatch import Lease, Target
 from daemon.gateway.client_stream import ClientStream
 from daemon.gateway.exchange import Exchange
+from daemon.gateway.fastchat.generation import Limits
+from daemon.gateway.fastchat.peer import Peers
+from daemon.gateway.fastchat.translation import Kind, Translation, embed
+from daemon.gateway.routing import with_model
 from daemon.gateway.upstream import Head, UpstreamConnection, UpstreamLost, UpstreamPool, request_bytes
-from daemon.http import error_response
+from daemon.http import error_response, json_response
 from fcd.errors import ApiError, api_error_from_body
 
 log = logging.getLogger("fcd.gateway")
@@ -26,6 +31,7 @@ _CLIENT_LEFT = 499
 """What the metrics count for a client that did not wait for its answer."""
 
 _HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "content-length"}
+_TRANSLATED: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
 _NOT_PASSED_ON = _HOP_BY_HOP | {"proxy-authenticate", "proxy-authorization", "server", "date", "alt-svc", "set-cookie"}
 """Headers that belong to one connection, or that a worker has no business setting here."""
 
@@ -44,10 +50,18 @@ class Order(msgspec.Struct, frozen=True):
 class Relay:
     """One request. `run` returns the answer to send, or None when it has been streamed."""
 
-    def __init__(self, context: DaemonContext, pool: UpstreamPool, request: Request[Any, Any], order: Order) -> None:
+    def __init__(
+        self,
+        context: DaemonContext,
+        pool: UpstreamPool,
+        request: Request[Any, Any],
+        order: Order,
+        peers: Peers | None = None,
+    ) -> None:
         self._context = context
         self._settings = context.settings.daemon
         self._pool = pool
+        self._peers = peers or Peers()
         self._order = order
         self._request = request
         self._client = ClientStream(request)
@@ -106,6 +120,8 @@ class Relay:
             lease = await self._acquire(excluded, lost)
             failed, reason = False, ""
             try:
+                if lease.target.dialect == "fastchat":
+                    return await self._translate(lease.target, began)
                 exchange = await self._send(lease.target)
                 self._context.metrics.first_byte.observe(self._loop.time() - began)
                 return await self._deliver(exchange)
@@ -144,12 +160,11 @@ class Relay:
         Raises:
             UpstreamLost: there will be none.
         """
-        if target.dialect != "openai":
-            raise ApiError(
-                501, f"The worker {target.worker} speaks '{target.dialect}', which is not relayed.", code="unsupported"
-            )
         order = self._order
-        data = request_bytes(target, order.method, order.path, order.body, request_id=self._request.ctx.request_id)
+        body = order.body
+        if target.names.get(order.model, order.model) != order.model:
+            body = with_model(body, target.names[order.model])
+        data = request_bytes(target, order.method, order.path, body, request_id=self._request.ctx.request_id)
         connection = self._pool.take(target)
         if connection is not None:
             try:
@@ -171,10 +186,56 @@ class Relay:
         self._arm()
         return exchange
 
+    async def _translate(self, target: Target, began: float) -> HTTPResponse | None:
+        """Have a worker that speaks FastChat's wire answer."""
+        order, limits = self._order, Limits(self._settings.first_byte_s, self._settings.stall_s)
+        if order.path == "/v1/embeddings":
+            answer = await embed(self._peers, target, order.model, order.body, limit_s=limits.first_byte_s)
+            self._context.metrics.first_byte.observe(self._loop.time() - began)
+            return json_response(answer)
+        kind = _TRANSLATED.get(order.path)
+        if kind is None:
+            raise ApiError(
+                501,
+                f"A FastChat worker serves '{order.model}', and it has no route like {order.path.partition('?')[0]}.",
+                code="unsupported",
+            )
+        translation = Translation(self._peers, target, model=order.model, limits=limits)
+        await translation.prepare(kind, order.body)
+        if order.stream:
+            await self._stream_translated(translation, began)
+            return None
+        whole = await translation.whole()
+        self._context.metrics.first_byte.observe(self._loop.time() - began)
+        return json_response(whole)
+
+    async def _stream_translated(self, translation: Translation, began: float) -> None:
+        taking = asyncio.Event()
+        taking.set()
+        begun = False
+        async with aclosing(translation.events()) as events:
+            try:
+                async for data in events:
+                    if not begun:
+                        begun = True
+                        self._context.metrics.first_byte.observe(self._loop.time() - began)
+                        await self._client.start()
+                        self._client.follow(taking.clear, taking.set)
+                    self._client.write(data)
+                    await taking.wait()
+            except UpstreamLost as error:
+                if not begun:
+                    raise
+                raise self._died_after(error) from None
+        await self._client.end()
+
     async def _deliver(self, exchange: Exchange) -> HTTPResponse | None:
         head = exchange.response
         if head is None:
             raise UpstreamLost("it answered without a head")
+        if 300 <= head.status < 400:
+            # A redirect would send the client, with its key, to wherever the worker says.
+            raise ApiError(502, f"The worker of '{self._order.model}' answered with a redirect.", code="bad_upstream")
         if head.status == 200 and head.get("content-type").startswith("text/event-stream"):
             await self._stream(exchange, head)
             return None

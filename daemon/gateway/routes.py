@@ -11,6 +11,7 @@ from sanic.request import Request
 from sanic.response import HTTPResponse
 
 from daemon.context import DaemonContext
+from daemon.gateway.fastchat.peer import Peers
 from daemon.gateway.models import find_model, model_list, only_ready_model
 from daemon.gateway.relay import Order, Relay
 from daemon.gateway.routing import RoutedCall, check_model_name, read_call
@@ -28,7 +29,7 @@ AnyRequest = Request[Any, Any]
 
 def gateway_routes(context: DaemonContext) -> Blueprint:
     routes = Blueprint("gateway")
-    pool = UpstreamPool()
+    pool, peers = UpstreamPool(), Peers()
 
     async def relay(request: AnyRequest) -> HTTPResponse | None:
         call = await _read(request, needs_model=True)
@@ -40,7 +41,7 @@ def gateway_routes(context: DaemonContext) -> Blueprint:
 
     async def _relay(request: AnyRequest, call: RoutedCall) -> HTTPResponse | None:
         order = Order(call.model, "POST", request.path, request.body, call.stream, call.keep_alive)
-        return await Relay(context, pool, request, order).run()
+        return await Relay(context, pool, request, order, peers).run()
 
     for path in RELAYED:
         routes.add_route(relay, path, methods=["POST"], name=_route_name(path))
@@ -52,7 +53,7 @@ def gateway_routes(context: DaemonContext) -> Blueprint:
         named = request.args.get("model")
         model = check_model_name(named) if named is not None else only_ready_model(context)
         order = Order(model, "GET", f"/tokenizer_info?model={quote(model, safe='')}")
-        return await Relay(context, pool, request, order).run()
+        return await Relay(context, pool, request, order, peers).run()
 
     @routes.get("/v1/models")
     async def list_models(request: AnyRequest) -> HTTPResponse:
