@@ -76,7 +76,12 @@ class Controller:
         )
         self.join = Join(self.supervisor, self.registry, self._is_reserved)
         self._aliases: dict[str, str] = {}
-        self.fastchat = FastChatView(self.supervisor, self.registry, lambda name: self._aliases.get(name, name))
+        self.fastchat = FastChatView(
+            self.supervisor,
+            self.registry,
+            canonical=lambda name: self._aliases.get(name, name),
+            configured=lambda: self._context.settings.models,
+        )
         self._shown: dict[str, str] = {}
         self._dirty: set[str] = set()
         self._flush: asyncio.TimerHandle | None = None

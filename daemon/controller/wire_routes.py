@@ -9,6 +9,7 @@ from sanic import Blueprint
 from sanic.request import Request
 from sanic.response import HTTPResponse
 
+from daemon.controller.addresses import worker_address
 from daemon.controller.generate import relay
 from daemon.http import decode_body, json_response
 from daemon.security import Caller
@@ -18,7 +19,6 @@ from fcd.wire.controller import (
     ModelList,
     ModelQuery,
     RegisterWorker,
-    WorkerAddress,
     WorkerStatus,
 )
 
@@ -61,7 +61,7 @@ def wire_routes(controller: Controller) -> Blueprint:
     @blueprint.post("/get_worker_address")
     async def get_worker_address(request: AnyRequest) -> HTTPResponse:
         model = decode_body(request, ModelQuery).model
-        return json_response(WorkerAddress(controller.fastchat.address(model)))
+        return json_response(await worker_address(controller, model))
 
     @blueprint.post("/worker_get_status")
     async def worker_get_status(request: AnyRequest) -> HTTPResponse:

@@ -79,5 +79,7 @@ class ModelQuery(msgspec.Struct):
     model: str
 
 
-class WorkerAddress(msgspec.Struct):
+class WorkerAddress(msgspec.Struct, omit_defaults=True):
     address: str
+    error: str = ""
+    """Why there is none, where that is known; FastChat's clients pass over it."""

@@ -11,8 +11,9 @@ import pytest
 
 from daemon.scheduler import Config
 from fcd.errors import ApiError
+from fcd.settings import ModelSettings, Settings
 from tests.daemon.controller.foreign import foreign
-from tests.daemon.controller.harness import Daemon, running, until
+from tests.daemon.controller.harness import Daemon, FakeSpawn, running, state_of, until
 
 
 async def post(daemon: Daemon, path: str, body: Any = None, headers: dict[str, str] | None = None) -> httpx.Response:
@@ -291,5 +292,30 @@ def test_refresh_forgets_those_that_do_not_answer(tmp_path: Path) -> None:
             second.models = ["z"]
             assert (await daemon.http.post("/refresh_all_workers", headers=token)).content == b"null"
             assert (await post(daemon, "/list_models")).json() == {"models": ["z"]}
+
+    asyncio.run(main())
+
+
+def test_asking_for_the_address_of_a_configured_model_loads_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        settings = Settings()
+        settings.models["mine"] = ModelSettings(path="guide")
+        async with running(tmp_path, settings=settings) as daemon:
+            assert (await post(daemon, "/list_models")).json() == {"models": ["mine"]}
+            address = (await post(daemon, "/get_worker_address", {"model": "mine"})).json()["address"]
+            assert state_of(daemon, "mine") == "ready"
+            assert (await httpx.AsyncClient().get(f"{address}/health")).status_code == 200
+
+    asyncio.run(main())
+
+
+def test_the_address_of_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
+    async def main() -> None:
+        settings = Settings()
+        settings.models["mine"] = ModelSettings(path="guide")
+        async with running(tmp_path, settings=settings, spawn=FakeSpawn(FAKE_MODE="error")) as daemon:
+            answer = (await post(daemon, "/get_worker_address", {"model": "mine"})).json()
+            assert answer["address"] == ""
+            assert "The fake cannot load this." in answer["error"]
 
     asyncio.run(main())
