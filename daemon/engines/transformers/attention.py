@@ -22,6 +22,14 @@ from daemon.engines.transformers.kv_store import KvStore, LayerSpec
 NAME = "fcd"
 
 
+@dataclass(frozen=True, slots=True)
+class _Indices:
+    slots: torch.Tensor
+    positions: torch.Tensor
+    spread: torch.Tensor | None
+    """Where there are holes between the slots: each row's place in the view."""
+
+
 @dataclass(eq=False, slots=True)
 class DecodeGroup:
     """Rows of one size class, one token each. `slots` ascend; `low:high` is the view of the slab that covers them."""
@@ -33,18 +41,20 @@ class DecodeGroup:
     low: int = 0
     high: int = 0
     longest: int = 0
-    slot_index: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    position_index: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    spread: torch.Tensor | None = None
-    """Where there are holes between the slots: each row's place in the view."""
+    indices: dict[torch.device, _Indices] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.low, self.high = self.slots[0], self.slots[-1] + 1
         self.longest = max(self.positions) + 1
-        self.slot_index = torch.tensor(self.slots)
-        self.position_index = torch.tensor(self.positions)
-        if self.high - self.low != len(self.slots):
-            self.spread = self.slot_index - self.low
+
+    def on(self, device: torch.device) -> _Indices:
+        """The slots and positions as tensors on a layer's device."""
+        found = self.indices.get(device)
+        if found is None:
+            both = torch.tensor([self.slots, self.positions], device=device)
+            holes = self.high - self.low != len(self.slots)
+            found = self.indices[device] = _Indices(both[0], both[1], both[0] - self.low if holes else None)
+        return found
 
 
 @dataclass(eq=False, slots=True)
@@ -153,13 +163,14 @@ def _decode(
     keys, values = step.store.keys[group.size_class][layer], step.store.values[group.size_class][layer]
     rows = len(group.slots)
     span = slice(group.first, group.first + rows)
-    keys[group.slot_index, :, group.position_index] = k[span]
-    values[group.slot_index, :, group.position_index] = v[span]
+    at = group.on(keys.device)
+    keys[at.slots, :, at.positions] = k[span]
+    values[at.slots, :, at.positions] = v[span]
     kv_heads = keys.shape[1]
     queries = q[span].reshape(rows, kv_heads, -1, q.shape[-1])
-    if group.spread is not None:
+    if at.spread is not None:
         spread = queries.new_zeros(group.high - group.low, *queries.shape[1:])
-        queries = spread.index_copy_(0, group.spread, queries)
+        queries = spread.index_copy_(0, at.spread, queries)
     mask = _decode_mask(step, group, kind.window, q)
     out = _attend(
         queries,
@@ -168,8 +179,8 @@ def _decode(
         mask,
         kind,
     )
-    if group.spread is not None:
-        out = out.index_select(0, group.spread)
+    if at.spread is not None:
+        out = out.index_select(0, at.spread)
     return out.reshape(rows, q.shape[1], -1)
 
 
@@ -244,10 +255,11 @@ def _decode_mask(step: Step, group: DecodeGroup, window: int | None, like: torch
 
 
 def _build_decode_mask(group: DecodeGroup, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
-    if window is None and group.spread is None and min(group.positions) + 1 == group.longest:
+    at = group.on(torch.device("cpu"))
+    if window is None and at.spread is None and min(group.positions) + 1 == group.longest:
         return None
     last = torch.zeros(group.high - group.low, dtype=torch.long)
-    last[group.slot_index - group.low] = group.position_index
+    last[at.slots - group.low] = at.positions
     columns = torch.arange(group.longest)
     hidden = columns > last[:, None]
     if window is not None:

@@ -126,6 +126,9 @@ class EngineCore:
     def _compute(self, plan: Plan) -> None:
         started = self._clock()
         logits, owners = self._runner.forward(plan)
+        if logits.device.type == "mps":
+            # Metal has no double precision, which drawing needs.
+            logits = logits.cpu()
         if plan.prefill:
             self._pace(sum(work.count for work in plan.prefill), self._clock() - started)
         logits, sequences = self._take_prompt_logprobs(logits, owners)

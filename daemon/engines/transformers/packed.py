@@ -28,6 +28,7 @@ class PackedRunner:
         self._lean = lean
         self._pool = pool
         self._device = model.get_input_embeddings().weight.device
+        self._spread = len({layer.device for layer in layers}) > 1
         self.store = KvStore(layers, pool)
 
     @torch.inference_mode()
@@ -77,12 +78,16 @@ class PackedRunner:
             everything = len(keep) == len(ids)
             logits = self._lean.logits(packed[0], packed[1], None if everything else rows, max(positions), step)
             return logits if keep else logits[:0]
+        # A model over several devices would look for these rows on the wrong one, so it gives all and we choose.
+        wanted = 0 if self._spread else rows
         with running(step):
             output = self._model(
-                input_ids=packed[:1], position_ids=packed[1:], use_cache=False, logits_to_keep=rows, return_dict=True
+                input_ids=packed[:1], position_ids=packed[1:], use_cache=False, logits_to_keep=wanted, return_dict=True
             )
         logits = output.logits[0]
         assert isinstance(logits, torch.Tensor)
+        if self._spread:
+            return logits[keep]
         return logits if keep else logits[:0]
 
 
