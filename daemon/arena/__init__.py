@@ -1,0 +1,1 @@
+"""Battles, votes and the board: the arena's part of the daemon."""
