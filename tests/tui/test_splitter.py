@@ -73,6 +73,7 @@ def test_every_document_streamed_character_by_character() -> None:
 @settings(max_examples=500, deadline=None)
 @given(st.lists(PIECES, max_size=40))
 @example(["- ", "|", "\n", "- ", "|", "-"])
+@example(["```", "| ", "\n", ":-"])
 def test_any_mixture_of_markup_equals_full_parse(pieces: list[str]) -> None:
     check("".join(pieces), pieces)
 

@@ -8,7 +8,7 @@ from textual.highlight import HighlightTheme, highlight
 
 from tui.markdown.lines import FAINT, Row
 
-_PIECE = 16
+_PIECE = 8
 """Lines highlighted again by each update of an open fence: at most twice this many."""
 _LARGEST_WHOLE = 6_000
 """Characters; a longer fence keeps the colours that it got in pieces, so that its end does not hold up the screen."""
@@ -60,6 +60,7 @@ class CodeLayout:
         self._shaded = shaded
         self._done = [self._label()] if language else []
         self._offset = 0
+        self._recent: list[Row] = []
 
     def draw(self, code: str, *, complete: bool) -> list[Row]:
         """All the rows for this state of the code."""
@@ -74,7 +75,13 @@ class CodeLayout:
             self._offset += sum(len(line) + 1 for line in source[:cut])
             self._done += self._rows(fresh[:cut])
             fresh = fresh[cut:]
-        return self._done + self._rows(fresh)
+            self._recent = []
+        rows = self._rows(fresh)
+        for index, (before, after) in enumerate(zip(self._recent, rows, strict=False)):
+            if before.content.is_same(after.content):
+                rows[index] = before  # the same object is not painted again
+        self._recent = rows
+        return self._done + rows
 
     def _label(self) -> Row:
         return Row(self._filled(Content.styled(f" {self._language[: self._width - 2]}", FAINT)))

@@ -109,7 +109,7 @@ class Splitter:
             return False
         first = lines[cut]
         after = self._start + len(first) + 1
-        if token.type == "fence" and not first.startswith((" ", "\t")):
+        if token.type == "fence" and _starts_at_margin(first) and "|" not in first:  # it could be a table's header
             language = token.info.split()[0] if token.info.split() else ""
             self._fence = _Fence(token.markup, language, after, after)
             return True

@@ -51,7 +51,7 @@ class TableLayout:
         self._natural: list[list[int]] = []
         self._widths: list[int] | None = []
         self._drawn: list[list[Content]] = []
-        self._wrapped = False
+        self._ruled: tuple[list[int], Content] | None = None
 
     def draw(self, table: Table) -> list[Content]:
         """All the rows of the screen for this state of the table."""
@@ -71,10 +71,10 @@ class TableLayout:
         return self._assemble(widths)
 
     def _assemble(self, widths: list[int]) -> list[Content]:
-        rule = f"{self._glyphs.rule}{self._glyphs.cross}{self._glyphs.rule}".join(
-            self._glyphs.rule * width for width in widths
-        )
-        ruled = Content.styled(rule, FAINT)
+        if not self._drawn or self._ruled is None or self._ruled[0] != widths:
+            joint = f"{self._glyphs.rule}{self._glyphs.cross}{self._glyphs.rule}"
+            self._ruled = widths, Content.styled(joint.join(self._glyphs.rule * width for width in widths), FAINT)
+        ruled = self._ruled[1]
         loose = any(len(row) > 1 for row in self._drawn[1:])
         out = [*self._drawn[0], ruled]
         for index, row in enumerate(self._drawn[1:]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from textual.content import Content
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.selection import Selection
 from textual.strip import Strip
 from textual.style import Style
@@ -17,6 +17,10 @@ from tui.markdown.model import Block, Inline
 from tui.markdown.splitter import Splitter
 
 
+_CACHED = 1000
+"""Rows whose drawing is kept; a row that was laid out anew is another object and is drawn again."""
+
+
 class Body(Widget):
     """One document: Markdown that streams in (`feed`, `finish`), or text as it is (`show_plain`)."""
 
@@ -26,13 +30,13 @@ class Body(Widget):
 
     def __init__(self, glyphs: Glyphs, *, shaded: bool = True, classes: str = "") -> None:
         super().__init__(classes=classes)
+        self.auto_links = False
         self._glyphs = glyphs
         self._shaded = shaded
         self._splitter = Splitter()
         self._layout = Layout(1, glyphs)
         self._lines: list[Line] = []
-        self._strips: list[Strip] = []
-        self._fixed = 0
+        self._strips: dict[int, tuple[Content, Strip]] = {}
         self._writing = False
 
     @property
@@ -61,7 +65,7 @@ class Body(Widget):
         self._splitter.finish()
         if self._splitter.closed[: len(before)] != before:
             self._layout = Layout(self._layout.width, self._glyphs, shaded=self._shaded)
-            self._strips, self._fixed = [], 0
+            self._strips = {}
         self._update()
 
     def show(self, text: str) -> None:
@@ -81,7 +85,7 @@ class Body(Widget):
     def _reset(self) -> None:
         self._splitter = Splitter()
         self._layout = Layout(self._layout.width, self._glyphs, shaded=self._shaded)
-        self._lines, self._strips, self._fixed = [], [], 0
+        self._lines, self._strips = [], {}
 
     def _update(self) -> None:
         height = len(self._lines)
@@ -94,15 +98,13 @@ class Body(Widget):
     def _lay_out(self, width: int) -> None:
         if width != self._layout.width:
             self._layout = Layout(width, self._glyphs, shaded=self._shaded)
-            self._strips, self._fixed = [], 0
+            self._strips = {}
         if width <= 1:
             return
-        lines, fixed = self._layout.lines(self._splitter.closed, self._splitter.open)
+        lines, _ = self._layout.lines(self._splitter.closed, self._splitter.open)
         if self._writing and lines:
             lines[-1] = self._with_cursor(lines[-1], width)
         self._lines = lines
-        self._strips = self._strips[: self._fixed]
-        self._fixed = fixed
 
     def _with_cursor(self, line: Line, width: int) -> Line:
         content = line.content
@@ -120,6 +122,16 @@ class Body(Widget):
             self._lay_out(width)
         return len(self._lines)
 
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Rows as they were drawn, without Textual's cache of rows, which a change of height empties."""
+        strips = [self.render_line(y) for y in crop.line_range]
+        background = self.background_colors[1]
+        for line_filter in self.get_line_filters():
+            strips = [strip.apply_filter(line_filter, background) for strip in strips]
+        if crop.column_span != (0, self.size.width):
+            strips = [strip.crop(*crop.column_span) for strip in strips]
+        return strips
+
     def render_line(self, y: int) -> Strip:
         width = self.size.width
         if width != self._layout.width:
@@ -129,9 +141,15 @@ class Body(Widget):
         selection = self.text_selection
         if selection is not None and selection.get_span(y) is not None:
             return self._draw_row(y, width, selection)
-        while len(self._strips) <= y:
-            self._strips.append(self._draw_row(len(self._strips), width, None))
-        return self._strips[y]
+        content = self._lines[y].content
+        cached = self._strips.get(y)
+        if cached is not None and cached[0] is content:
+            return cached[1]
+        strip = self._draw_row(y, width, None)
+        if len(self._strips) >= _CACHED:
+            self._strips = {}
+        self._strips[y] = content, strip
+        return strip
 
     def _draw_row(self, y: int, width: int, selection: Selection | None) -> Strip:
         content = self._lines[y].content
@@ -144,7 +162,7 @@ class Body(Widget):
         return strips[0].apply_offsets(0, y)
 
     def notify_style_update(self) -> None:
-        self._strips = []
+        self._strips = {}
         super().notify_style_update()
 
     def selection_updated(self, selection: Selection | None) -> None:

@@ -6,19 +6,19 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from textual.app import ComposeResult
-from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
 from tui import formats
 from tui.chats import Turn, Variant
 from tui.glyphs import Glyphs
+from tui.widgets.uniform import Uniform
 
 if TYPE_CHECKING:
     from tui.widgets.body import Body
 
 
-class MessageView(Vertical, can_focus=True):
+class MessageView(Uniform, can_focus=True):
     """One side of a turn: a head, a body, and a notice where something is to be told."""
 
     def __init__(self, glyphs: Glyphs, *, question: bool, shaded: bool) -> None:
@@ -54,7 +54,7 @@ class MessageView(Vertical, can_focus=True):
         notice.display = content is not None
 
 
-class TurnView(Vertical):
+class TurnView(Uniform):
     """Both sides of a turn, showing its chosen variant."""
 
     def __init__(self, turn: Turn, glyphs: Glyphs, *, shaded: bool = True, asked_at: float = 0.0) -> None:
@@ -124,7 +124,9 @@ class TurnView(Vertical):
         """Name, variant and figures of the answer; the fold of its thoughts."""
         variant = self.turn.variant
         head = self.answer.query_one(".head", Static)
-        head.update(_answer_head(self.turn, self.glyphs, max(20, self.answer.size.width - 3)))
+        words = _answer_head(self.turn, self.glyphs, max(20, self.answer.size.width - 3))
+        if words.plain != str(head.content):
+            head.update(words, layout=False)
         fold = self.answer.query_one(".fold", Static)
         fold.display = bool(variant.reasoning)
         self._thoughts.display = bool(variant.reasoning) and self._open

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from textual.app import ComposeResult
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.widget import Widget
 
@@ -13,6 +13,7 @@ from tui.actions import bindings
 from tui.chats import Turn
 from tui.glyphs import Glyphs
 from tui.widgets.message import MessageView, TurnView
+from tui.widgets.uniform import Uniform
 
 WINDOW = 10
 """Turns (two messages each) that are mounted at first, and kept while following the end."""
@@ -38,14 +39,14 @@ class Transcript(VerticalScroll, can_focus=False):
         self._height_seen = 0
 
     def compose(self) -> ComposeResult:
-        yield Vertical(id="turns")
+        yield Uniform(id="turns")
 
     def on_mount(self) -> None:
         self.anchor()
 
     @property
-    def _column(self) -> Vertical:
-        return self.query_one("#turns", Vertical)
+    def _column(self) -> Uniform:
+        return self.query_one("#turns", Uniform)
 
     @property
     def views(self) -> list[TurnView]:
