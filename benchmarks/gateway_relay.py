@@ -113,7 +113,9 @@ async def gateway(socket_path: str, port: int) -> None:
         def models(self) -> list[ModelInfo]:
             return []
 
-        async def acquire(self, model: str, *, exclude: Collection[str] = (), keep_alive: str = "") -> Lease:
+        async def acquire(
+            self, model: str, *, exclude: Collection[str] = (), keep_alive: str = "", prefixes: object = None
+        ) -> Lease:
             return OneLease()
 
         def blueprints(self, context: DaemonContext) -> list[Blueprint]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import msgspec
@@ -40,11 +40,19 @@ class Lease(Protocol):
 class Dispatcher(Protocol):
     """Finds (or loads) a worker for a model."""
 
-    async def acquire(self, model: str, *, exclude: Collection[str] = (), keep_alive: str = "") -> Lease:
+    async def acquire(
+        self,
+        model: str,
+        *,
+        exclude: Collection[str] = (),
+        keep_alive: str = "",
+        prefixes: Callable[[], tuple[int, ...]] | None = None,
+    ) -> Lease:
         """Wait until a worker can take a request for `model`, loading it when it is known but not running.
 
         Cancelling the wait gives the place in the queue back. `exclude` names workers that just failed.
         `keep_alive` is how long the model stays loaded after this request; empty leaves it to the settings.
+        `prefixes` gives hashes of how the request begins; it is called only where they could choose between workers.
 
         Raises:
             ApiError: 404 unknown model, 429 queue full, 503 cannot be loaded (with the reason) or shutting down.

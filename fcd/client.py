@@ -20,6 +20,7 @@ from fcd.paths import Paths, resolve_paths
 from fcd.wire.admin import (
     DaemonEvent,
     DaemonStatus,
+    EstimateReply,
     LoadEvent,
     LoadRequest,
     LogLines,
@@ -119,6 +120,10 @@ class Client(ArenaCalls):
     async def start_worker(self, request: LoadRequest) -> WorkerInfo:
         """Start a worker without waiting for it to load."""
         return msgspec.convert(await self.json("POST", "/api/workers", request), WorkerInfo)
+
+    async def estimate(self, request: LoadRequest) -> EstimateReply:
+        """What a load would take and where it would go; nothing is loaded."""
+        return msgspec.convert(await self.json("POST", "/api/models/estimate", request), EstimateReply)
 
     async def stop_worker(self, name: str) -> None:
         await self.json("DELETE", f"/api/workers/{name}")

@@ -21,6 +21,7 @@ from fcd.errors import ConfigError
 
 DEFAULT_PORT = 8000
 DEFAULT_MODEL = "guide"
+MOST_REPLICAS = 64
 
 
 class DaemonSettings(msgspec.Struct, forbid_unknown_fields=True):
@@ -52,8 +53,9 @@ class DaemonSettings(msgspec.Struct, forbid_unknown_fields=True):
     """A waiting stream gets a comment this often, so that nothing between cuts it."""
     heartbeat_s: float = 90.0
     """A worker not heard of for this long is lost."""
-    dispatch: Literal["shortest_queue", "lottery"] = "shortest_queue"
-    """How one of several workers with the same model is chosen."""
+    dispatch: Literal["shortest_queue", "lottery", "prefix_affinity"] = "shortest_queue"
+    """How one of several workers with the same model is chosen; `prefix_affinity` sends a chat back to the worker whose
+    cache holds how it begins, unless that one has much more to do than the others."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -115,6 +117,8 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True):
     revision: str = ""
     conv_template: str = ""
     keep_alive: str = ""
+    replicas: int = 1
+    """How many workers it has while it is loaded, as far as memory allows."""
     preload: bool = False
     """Load it when the daemon starts."""
 
@@ -245,6 +249,22 @@ def parse_duration(text: str) -> float:
     return float("inf") if value < 0 else value
 
 
+_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*$")
+_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `8GiB`, `800 MB`, `123`.
+
+    Raises:
+        ConfigError: not an amount of memory.
+    """
+    match = _SIZE.match(text)
+    if match is None or match.group(2).upper() not in _SIZES:
+        raise ConfigError(f"'{text}' is not an amount of memory: write 8GiB or 800MiB.")
+    return int(float(match.group(1)) * _SIZES[match.group(2).upper()])
+
+
 def _table(tree: Mapping[str, Any], section: str, config_file: Path) -> Mapping[str, Any]:
     table = tree.get(section, {})
     if not isinstance(table, Mapping):
@@ -312,6 +332,8 @@ def _convert(tree: Mapping[str, Any], where: str) -> Settings:
         raise ConfigError(f"{where}: daemon.port must be between 0 and 65535, not {settings.daemon.port}.")
     parse_duration(settings.daemon.keep_alive)
     for name, model in settings.models.items():
+        if not 1 <= model.replicas <= MOST_REPLICAS:
+            raise ConfigError(f"{where}: models.{name}.replicas must be between 1 and {MOST_REPLICAS}.")
         if model.keep_alive:
             try:
                 parse_duration(model.keep_alive)

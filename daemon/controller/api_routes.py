@@ -77,6 +77,10 @@ def api_routes(controller: Controller, context: DaemonContext) -> Blueprint:
                 await stream.send(_COMMENT if event is None else _load_line(event))
         await stream.send(end_stream=True)
 
+    @blueprint.post("/api/models/estimate")
+    async def estimate(request: AnyRequest) -> HTTPResponse:
+        return json_response(await controller.estimate(decode_body(request, LoadRequest)))
+
     @blueprint.post("/api/models/unload")
     async def unload(request: AnyRequest) -> HTTPResponse:
         await controller.unload(decode_body(request, UnloadRequest).model)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sanic import Blueprint
 
+from daemon.controller.estimates import Estimates
 from daemon.controller.fastchat import FastChatView
 from daemon.controller.hub import Hub
 from daemon.controller.join import Join
@@ -19,6 +20,7 @@ from daemon.controller.registry import Registry
 from daemon.controller.snapshot import worker_info
 from daemon.scheduler import Config
 from daemon.scheduler import events as e
+from daemon.scheduler.placement import gpus
 from daemon.supervisor.launch import LaunchSpec, worker_name
 from daemon.supervisor.logs import log_files, tail
 from daemon.supervisor.memory import MachineMemory, MemoryProbe
@@ -26,8 +28,8 @@ from daemon.supervisor.probe import HttpProber, Prober
 from daemon.supervisor.process import Spawn, spawn
 from daemon.supervisor.supervisor import Lease, Supervisor, Timing
 from fcd.errors import ApiError
-from fcd.settings import DaemonSettings
-from fcd.wire.admin import DaemonEvent, LoadEvent, LoadRequest, ModelInfo, ModelOptions, WorkerInfo
+from fcd.settings import MOST_REPLICAS, DaemonSettings
+from fcd.wire.admin import DaemonEvent, EstimateReply, LoadEvent, LoadRequest, ModelInfo, ModelOptions, WorkerInfo
 
 if TYPE_CHECKING:
     from daemon.context import DaemonContext
@@ -57,16 +59,17 @@ class Controller:
         self._timing = timing or Timing()
         self.stall_s = context.settings.daemon.stall_s
         self._machine = MachineMemory()
+        self._memory = memory or self._machine
         self.hub = Hub()
         self.registry = Registry()
-        self.catalog = Models(context.settings, lambda: self._machine.has_gpu)
+        self.catalog = Models(context.settings, self._has_gpu)
         self.supervisor = Supervisor(
             paths=context.paths,
             tokens=context.security,
             registry=self.registry,
             spawn=spawn,
             prober=prober or HttpProber(self._timing.probe_timeout_s),
-            memory=memory or self._machine,
+            memory=self._memory,
             config=config or config_of(context.settings.daemon),
             timing=self._timing,
             controller_url=lambda: context.url,
@@ -94,7 +97,7 @@ class Controller:
     async def start(self) -> None:
         self.supervisor.start()
         await asyncio.gather(self._machine.refresh(), self.catalog.refresh())
-        if self._machine.has_gpu:
+        if self._machine.gpus:
             self._background.append(asyncio.get_running_loop().create_task(self._watch_gpus()))
         self._background.append(asyncio.get_running_loop().create_task(self._preload()))
         self._started = True
@@ -135,13 +138,24 @@ class Controller:
 
     # Dispatch
 
-    async def acquire(self, model: str, *, exclude: Collection[str] = (), keep_alive: str = "") -> Lease:
+    async def acquire(
+        self,
+        model: str,
+        *,
+        exclude: Collection[str] = (),
+        keep_alive: str = "",
+        prefixes: Callable[[], tuple[int, ...]] | None = None,
+    ) -> Lease:
         """See `daemon.dispatch.Dispatcher`. `keep_alive` holds from the end of this request on."""
         name = self._aliases.get(model, model)
         if name not in self.supervisor.state.models:
             name = (await self._known(model, owner=False)).name
         seconds = self.catalog.keep_alive(keep_alive) if keep_alive else None
-        return await self.supervisor.acquire(name, exclude, seconds)
+        state = self.supervisor.state
+        begins: tuple[int, ...] = ()
+        if prefixes is not None and state.config.dispatch == "prefix_affinity" and len(state.models[name].workers) > 1:
+            begins = prefixes()
+        return await self.supervisor.acquire(name, exclude, seconds, begins)
 
     def models(self) -> list[ModelInfo]:
         listed = {info.name: info for info in self.catalog.listing()}
@@ -182,7 +196,7 @@ class Controller:
             ApiError: the name means nothing, or there is no room.
         """
         spec = await self._known(request.model, owner=True, options=request.options)
-        self._load(spec, request.options)
+        self._load(spec, request.options, _replicas(request))
         model = self.supervisor.state.models[spec.name]
         info = next((info for name in model.workers if (info := self.worker(name)) is not None), None)
         if info is not None:
@@ -199,10 +213,19 @@ class Controller:
             ApiError: before the first event, when the name means nothing.
         """
         spec = await self._known(request.model, owner=True, options=request.options)
-        return follow_load(self, spec, request.options, self._context.settings.daemon.sse_comment_s)
+        return follow_load(self, spec, request, self._context.settings.daemon.sse_comment_s)
 
-    def begin_load(self, spec: LaunchSpec, options: ModelOptions) -> None:
-        self._load(spec, options)
+    def begin_load(self, spec: LaunchSpec, request: LoadRequest) -> None:
+        self._load(spec, request.options, _replicas(request))
+
+    async def estimate(self, request: LoadRequest) -> EstimateReply:
+        """What a load would take and where it would go now.
+
+        Raises:
+            ApiError: the name means nothing.
+        """
+        self.supervisor.read_memory(force=True)
+        return await Estimates(self.catalog, self.supervisor, self._machine).of(request)
 
     async def unload(self, model: str) -> None:
         """Raises ApiError: 404 when it is not loaded here."""
@@ -244,6 +267,9 @@ class Controller:
 
     # Inside
 
+    def _has_gpu(self) -> bool:
+        return bool(gpus(self._memory()))
+
     def _require(self, name: str, *, local: bool) -> None:
         worker = self.supervisor.state.workers.get(name)
         if worker is None:
@@ -280,7 +306,8 @@ class Controller:
         for name in spec.names:
             self._aliases[name] = spec.name
         keep_alive = self.catalog.keep_alive(spec.options.keep_alive)
-        self.supervisor.submit(e.ModelDeclared(spec.name, worker_name(spec.name), keep_alive, spec.estimate, spec.pool))
+        declared = e.ModelDeclared(spec.name, worker_name(spec.name), keep_alive, spec.needs, spec.replicas)
+        self.supervisor.submit(declared)
         return self._remember(asked, spec, plain)
 
     def _remember(self, asked: str, spec: LaunchSpec, plain: bool) -> LaunchSpec:
@@ -304,12 +331,12 @@ class Controller:
     def _is_reserved(self, name: str) -> bool:
         return name in self.supervisor.specs or name in self._aliases or self.catalog.is_reserved(name)
 
-    def _load(self, spec: LaunchSpec, options: ModelOptions | None) -> None:
+    def _load(self, spec: LaunchSpec, options: ModelOptions | None, replicas: int = 0) -> None:
         keep_alive = options.keep_alive if options is not None else ""
         self.supervisor.refusals.pop(spec.name, None)
         self.supervisor.read_memory()
         seconds = self.catalog.keep_alive(keep_alive) if keep_alive else None
-        self.supervisor.submit(e.LoadRequested(spec.name, seconds))
+        self.supervisor.submit(e.LoadRequested(spec.name, seconds, replicas))
 
     # What watchers hear
 
@@ -371,6 +398,12 @@ def config_of(settings: DaemonSettings) -> Config:
         heartbeat_s=settings.heartbeat_s,
         dispatch=settings.dispatch,
     )
+
+
+def _replicas(request: LoadRequest) -> int:
+    if not 0 <= request.replicas <= MOST_REPLICAS:
+        raise ApiError(400, f"'replicas' must be between 1 and {MOST_REPLICAS}.", param="replicas")
+    return request.replicas
 
 
 def _no_worker(name: str) -> ApiError:

@@ -7,18 +7,18 @@ from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 from daemon.supervisor.launch import LaunchSpec
-from fcd.wire.admin import LoadEvent, ModelOptions, Progress, WorkerInfo
+from fcd.wire.admin import LoadEvent, LoadRequest, Progress, WorkerInfo
 
 if TYPE_CHECKING:
     from daemon.controller.controller import Controller
 
 
 async def follow_load(
-    controller: Controller, spec: LaunchSpec, options: ModelOptions, idle_s: float
+    controller: Controller, spec: LaunchSpec, request: LoadRequest, idle_s: float
 ) -> AsyncGenerator[LoadEvent | None, None]:
     """Progress whenever it changes, then one `ready` or `error`; None after `idle_s` without news."""
     with controller.hub.subscribe() as changes:
-        controller.begin_load(spec, options)
+        controller.begin_load(spec, request)
         shown: LoadEvent | None = None
         while True:
             event = load_status(controller, spec)

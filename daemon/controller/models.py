@@ -8,18 +8,15 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
+from daemon.controller.sizes import needs_of
 from daemon.supervisor.launch import LaunchSpec, Source
 from fcd.builtin import NAMES, builtin_path, is_builtin
-from fcd.catalog import Reference, estimate, list_models, near_names, read_facts, resolve
+from fcd.catalog import Reference, list_models, near_names, read_facts, resolve
 from fcd.errors import ConfigError, invalid, model_not_found
-from fcd.settings import Settings, parse_duration
+from fcd.settings import Settings, WorkerSettings, parse_duration
 from fcd.wire.admin import ModelInfo, ModelOptions
 
 _LISTING_FRESH_S = 2.0
-_RUNTIME_BYTES = 350 * 2**20
-"""What a worker takes besides its model."""
-_TOKENS_COUNTED = 4096
-"""Tokens of KV cache that a model is expected to hold at least."""
 
 
 class Models:
@@ -43,6 +40,19 @@ class Models:
         given = options or ModelOptions()
         return await asyncio.to_thread(self._find, name, owner, given)
 
+    @property
+    def worker_settings(self) -> WorkerSettings:
+        return self._settings.worker
+
+    def look_up(self, name: str, given: ModelOptions) -> tuple[Reference, LaunchSpec]:
+        """Where the model is, and what would be started; for the machine's owner. Reads files, so call it in a thread.
+
+        Raises:
+            ApiError: 400 or 404.
+        """
+        reference = resolve(name, self._settings, revision=given.revision)
+        return reference, self._find(name, True, given)
+
     def _find(self, name: str, owner: bool, given: ModelOptions) -> LaunchSpec:
         reference = resolve(name, self._settings, allow_paths=owner, revision=given.revision)
         if reference.kind == "repo" and not (owner or reference.configured):
@@ -52,6 +62,8 @@ class Models:
         if options.quantization and options.quantization != reference.options.quantization:
             shown = f"{reference.name.partition('@')[0]}@{options.quantization}"
         names = list(options.model_names) or [shown]
+        needs = needs_of(reference, options, self._settings.worker, has_gpu=self._has_gpu())
+        size = needs.gpu if needs.allow_gpu else needs.cpu
         return LaunchSpec(
             name=names[0],
             names=tuple(names[1:]),
@@ -60,13 +72,14 @@ class Models:
             source=_source(reference),
             path=str(reference.path or ""),
             context_length=read_facts(reference.path).context_length if reference.path else 0,
-            estimate=_estimate(reference, options),
-            pool=self._pool(options),
+            estimate=size,
+            needs=needs,
+            replicas=self._replicas(reference),
         )
 
     def is_reserved(self, name: str) -> bool:
         """Whether a name belongs to a model of this machine, so that nobody else may answer to it."""
-        plain = name.rpartition("@")[0] if name.endswith(("@8bit", "@4bit")) else name
+        plain = plain_name(name)
         known = (self._settings.models, self._settings.aliases, {model.name for model in self._listing})
         return any(is_builtin(each) or any(each in names for names in known) for each in (name, plain))
 
@@ -77,11 +90,9 @@ class Models:
         except ConfigError as error:
             raise invalid("keep_alive", error.message) from None
 
-    def _pool(self, options: ModelOptions) -> str:
-        device = (options.device or self._settings.worker.device).partition(":")[0]
-        if device in ("", "auto", "cuda", "gpu"):
-            return "cuda" if self._has_gpu() else "cpu"
-        return "cpu"
+    def _replicas(self, reference: Reference) -> int:
+        configured = self._settings.models.get(plain_name(reference.name)) if reference.configured else None
+        return configured.replicas if configured is not None else 1
 
     # Listing
 
@@ -100,6 +111,11 @@ class Models:
             await self.refresh()
         finally:
             self._refreshing = None
+
+
+def plain_name(name: str) -> str:
+    """A model's name without the quantization that it may ask for."""
+    return name.rpartition("@")[0] if name.endswith(("@8bit", "@4bit")) else name
 
 
 def unique_name(spec: LaunchSpec, taken: Callable[[str], bool]) -> LaunchSpec:
@@ -149,16 +165,3 @@ def _source(reference: Reference) -> Source:
     if reference.configured:
         return "config"
     return {"builtin": "builtin", "folder": "path"}.get(reference.kind, "cache")  # type: ignore[return-value]
-
-
-def _estimate(reference: Reference, options: ModelOptions) -> int:
-    if reference.path is None:
-        return 0
-    dtype = "" if options.dtype == "auto" else options.dtype
-    try:
-        need = estimate(reference.path, options.quantization, dtype=dtype)
-    except (OSError, ValueError, KeyError):
-        return 0
-    if not need.weights_bytes:
-        return 0
-    return need.total_bytes(min(need.context_length or _TOKENS_COUNTED, _TOKENS_COUNTED)) + _RUNTIME_BYTES

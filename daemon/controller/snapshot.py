@@ -6,6 +6,7 @@ import time
 
 from daemon.controller.registry import Record
 from daemon.scheduler import State, Worker
+from daemon.scheduler.placement import gpus
 from daemon.supervisor.launch import LaunchSpec
 from daemon.supervisor.local import LocalWorker
 from fcd.wire.admin import WorkerInfo
@@ -24,6 +25,8 @@ def worker_info(
     models = list(spec.all_names) if spec is not None else list(worker.models)
     info = WorkerInfo(name=worker.name, models=models, state=worker.state, local=worker.local)
     info.restarts = worker.restarts
+    cards = gpus(state.free)
+    info.gpus = [cards.index(device) for device in worker.claims if device in cards]
     info.error = "" if worker.state == "ready" and worker.healthy else worker.error
     busy = len(worker.leases) + worker.elsewhere
     queued = sum(len(state.models[name].waiting) for name in worker.models if name in state.models)
@@ -60,6 +63,8 @@ def _from_registration(info: WorkerInfo, record: Record, busy: int, queued: int)
     info.context_length = said.context_length or info.context_length
     info.memory_bytes = gauges.memory_bytes or said.memory_bytes or info.memory_bytes
     info.tokens_per_second, info.ttft_ms = gauges.tokens_per_second, gauges.ttft_ms
+    info.kv_used = gauges.kv_used
+    info.prompt_tokens, info.generated_tokens = gauges.prompt_tokens, gauges.generated_tokens
     info.capabilities = list(said.capabilities)
     if said.parallel and busy > said.parallel:
         info.running, info.waiting = said.parallel, queued + busy - said.parallel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from daemon.gateway.exchange import Exchange
 from daemon.gateway.fastchat.generation import Limits
 from daemon.gateway.fastchat.peer import Peers
 from daemon.gateway.fastchat.translation import Kind, Translation, embed
+from daemon.gateway.prefixes import prefixes_of
 from daemon.gateway.routing import with_model
 from daemon.gateway.upstream import Head, UpstreamConnection, UpstreamLost, UpstreamPool, request_bytes
 from daemon.http import error_response, json_response
@@ -147,7 +149,10 @@ class Relay:
             raise _shutting_down()
         try:
             return await self._context.controller.acquire(
-                self._order.model, exclude=excluded, keep_alive=self._order.keep_alive
+                self._order.model,
+                exclude=excluded,
+                keep_alive=self._order.keep_alive,
+                prefixes=partial(prefixes_of, self._order.body),
             )
         except ApiError as error:
             if lost is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from daemon.scheduler import events as e
 from daemon.scheduler import workers
-from daemon.scheduler.loading import drain, ensure, place, respawn
+from daemon.scheduler.loading import drain, ensure, living, place, respawn, scale_down
 from daemon.scheduler.requests import pump, refuse_if_full, refuse_waiting, suspect
 from daemon.scheduler.state import Model, State, Turn, Waiting
 from daemon.scheduler.timers import fire
@@ -63,7 +63,7 @@ def _arrived(turn: Turn, event: e.RequestArrived) -> None:
         if worker is not None:
             exclude[name] = worker.epoch
             suspect(turn, worker)
-    request = Waiting(event.id, exclude, turn.now, event.keep_alive)
+    request = Waiting(event.id, exclude, turn.now, event.keep_alive, event.prefixes)
     model.waiting[event.id] = request
     state.queued[event.id] = model.name
     pump(turn, model)
@@ -105,9 +105,24 @@ def _declared(turn: Turn, event: e.ModelDeclared) -> None:
     model = turn.state.models.setdefault(event.name, Model(event.name))
     model.worker = event.worker
     model.loadable = True
-    model.estimate = event.estimate
-    model.pool = event.pool
+    model.declared = model.needs = event.needs
     model.keep_alive = event.keep_alive
+    model.replicas = event.replicas
+    _retarget(turn, model, event.replicas)
+
+
+def _retarget(turn: Turn, model: Model, replicas: int) -> None:
+    """Have so many workers from now on, if there are any."""
+    there = len(living(turn.state, model))
+    if not there:
+        return
+    model.target = replicas
+    if there < replicas:
+        turn.state.short[model.name] = None
+        place(turn)
+    else:
+        turn.state.short.pop(model.name, None)
+        scale_down(turn, model)
 
 
 def _load(turn: Turn, event: e.LoadRequested) -> None:
@@ -116,7 +131,9 @@ def _load(turn: Turn, event: e.LoadRequested) -> None:
         turn.do(e.LoadRefused(event.model, "The daemon is shutting down."))
         return
     model.wanted = True
+    model.needs = model.declared
     model.next_keep_alive = event.keep_alive
+    model.lacking = ""
     for name in list(model.workers):
         worker = turn.state.workers[name]
         if worker.local and event.keep_alive is not None:
@@ -130,6 +147,9 @@ def _load(turn: Turn, event: e.LoadRequested) -> None:
             model.wanted = False
     if not model.wanted:
         model.next_keep_alive = None
+    model.target = event.replicas or model.target
+    if living(turn.state, model):
+        _retarget(turn, model, model.target)
     ensure(turn, model)
 
 
@@ -138,6 +158,7 @@ def _unload(turn: Turn, event: e.UnloadRequested) -> None:
     if model is None:
         return
     model.wanted = False
+    model.target = 0
     for name in list(model.workers):
         worker = turn.state.workers[name]
         if worker.local:
@@ -151,6 +172,8 @@ def _restart(turn: Turn, event: e.RestartRequested) -> None:
         return
     worker.deaths = 0
     worker.retried_early = worker.retried_memory = False
+    for model in turn.state.worker_models(worker):
+        model.needs = model.declared
     drain(turn, worker, "restart", by=turn.now + turn.state.config.drain_s)
 
 
@@ -160,6 +183,8 @@ def _stop(turn: Turn, event: e.StopRequested) -> None:
         return
     models = turn.state.worker_models(worker)
     if worker.local:
+        for model in models:
+            model.target = max(0, model.target - 1)
         drain(turn, worker, "remove", by=turn.now + turn.state.config.drain_s)
     else:
         workers.forget(turn, worker)
@@ -176,7 +201,7 @@ def _sent_elsewhere(turn: Turn, event: e.SentElsewhere) -> None:
 
 def _memory(turn: Turn, event: e.MemoryRead) -> None:
     turn.state.free = dict(event.free)
-    if turn.state.pending:
+    if turn.state.pending or turn.state.short:
         place(turn)
 
 
@@ -191,6 +216,7 @@ def _stop_all(turn: Turn, event: e.StopAll) -> None:
         return
     state.stopping = True
     state.pending.clear()
+    state.short.clear()
     for model in state.models.values():
         model.wanted = False
         refuse_waiting(turn, model, "shutting_down", "The daemon is shutting down.", 5)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from daemon.scheduler.placement import Needs
+
 
 class Event(msgspec.Struct, frozen=True):
     """Something that happened."""
@@ -20,6 +22,8 @@ class RequestArrived(Event, frozen=True):
     """Workers that just failed this request; each is probed before it is used again."""
     keep_alive: float | None = None
     """Seconds that the worker stays loaded after this request; None leaves it as it is."""
+    prefixes: tuple[int, ...] = ()
+    """Hashes of its leading parts, each one longer than the one before: what a replica's cache may hold."""
 
 
 class RequestCancelled(Event, frozen=True):
@@ -42,10 +46,9 @@ class ModelDeclared(Event, frozen=True):
     worker: str
     """What its workers are called; the second gets `-2`."""
     keep_alive: float
-    estimate: int = 0
-    """Bytes it will take; 0 is not known."""
-    pool: str = "cpu"
-    """The memory it takes them from."""
+    needs: Needs = Needs()
+    replicas: int = 1
+    """How many workers it has while it is loaded, as far as memory allows."""
 
 
 class LoadRequested(Event, frozen=True):
@@ -53,6 +56,8 @@ class LoadRequested(Event, frozen=True):
 
     model: str
     keep_alive: float | None = None
+    replicas: int = 0
+    """How many workers it is to have; 0 leaves that as it was declared."""
 
 
 class UnloadRequested(Event, frozen=True):
@@ -96,6 +101,8 @@ class WorkerJoined(Event, frozen=True):
 class WorkerBeat(Event, frozen=True):
     worker: str
     queue_length: int
+    memory: int = 0
+    """Bytes that it holds; 0 is not said."""
 
 
 class SentElsewhere(Event, frozen=True):
@@ -126,7 +133,7 @@ class StopRequested(Event, frozen=True):
 
 
 class MemoryRead(Event, frozen=True):
-    """Bytes free in each pool now."""
+    """Bytes free on each device now: `cpu` for RAM, and the GPUs in their order. What is missing is not bounded."""
 
     free: Mapping[str, int]
 
@@ -161,6 +168,9 @@ class Refuse(Effect, frozen=True):
 class Spawn(Effect, frozen=True):
     worker: str
     model: str
+    gpus: tuple[str, ...] = ()
+    """The GPUs that it is to have; none keeps it to RAM where the machine has GPUs, else leaves it to itself."""
+    in_ram: bool = False
 
 
 class Stop(Effect, frozen=True):

@@ -1,14 +1,20 @@
-"""Loads: which models are to be started, whether there is room, and what must leave to make it."""
+"""Loads: which models are to be started, where there is room, and what must leave to make it."""
 
 from __future__ import annotations
 
 import math
 
+import msgspec
+
+from daemon.scheduler.affinity import Affinity
 from daemon.scheduler.events import Changed, Gone, LoadRefused, Spawn, Stop
+from daemon.scheduler.placement import CPU, Claims, Needs, candidates, gpus, plan, shortage, ways
 from daemon.scheduler.requests import refuse_waiting
-from daemon.scheduler.state import After, Model, Turn, Worker
+from daemon.scheduler.state import After, Model, State, Turn, Worker
 
 _COMING = ("starting", "loading", "ready", "stopping")
+_UNKNOWN = 2**62
+"""Room on a device where somebody whose size nobody knows may leave."""
 
 
 def ensure(turn: Turn, model: Model) -> None:
@@ -55,83 +61,187 @@ def _hurry(turn: Turn, model: Model, worker: Worker) -> None:
 
 
 def place(turn: Turn) -> None:
-    """Start the pending models that fit, in order; make room for the first of each pool that does not."""
+    """Start the pending models that fit, in order; make room for those that do not.
+
+    A model that waits for devices keeps them from those behind it, so that each gets its turn.
+    """
     blocked: set[str] = set()
     for name in list(turn.state.pending):
         model = turn.state.models.get(name)
         if model is None or turn.state.stopping or not (model.waiting or model.wanted):
             del turn.state.pending[name]
-        elif model.pool not in blocked:
-            if _fits(turn, model):
-                del turn.state.pending[name]
-                spawn(turn, model)
-            elif not _make_room(turn, model):
+            continue
+        aim = _aim(turn.state, model.needs)
+        if aim is None:
+            if not _settling(turn, model.needs):
                 del turn.state.pending[name]
                 _refuse_load(turn, model)
-            else:
-                blocked.add(model.pool)
+                continue
+            blocked.update(candidates(model.needs, turn.state.free))
+            continue
+        wanted = set(candidates(aim, turn.state.free))
+        free = available(turn.state)
+        claims = plan(aim, {device: -1 if device in blocked else size for device, size in free.items()})
+        if claims is not None and not set(claims) & blocked:
+            del turn.state.pending[name]
+            spawn(turn, model, claims)
+        elif wanted & blocked:
+            blocked |= wanted
+        else:
+            for worker in victims(turn.state, aim):
+                drain(turn, worker, "remove", by=float("inf"))
+            blocked |= wanted
+    if turn.state.short and not turn.state.pending and not turn.state.stopping:
+        _top_up(turn)
 
 
-def _in_pool(turn: Turn, pool: str) -> list[Worker]:
-    return [worker for worker in turn.state.workers.values() if worker.local and worker.pool == pool]
+def _top_up(turn: Turn) -> None:
+    """Start the replicas that are missing and fit, once the first one works. Nothing is evicted for them."""
+    for name in list(turn.state.short):
+        model = turn.state.models.get(name)
+        lived = living(turn.state, model) if model is not None else []
+        if model is None or len(lived) >= model.target:
+            del turn.state.short[name]
+        elif any(worker.state == "ready" for worker in lived):
+            _add_replicas(turn, model, lived)
 
 
-def _available(turn: Turn, pool: str) -> int | None:
-    """Bytes free once what is loading has taken its share."""
-    free = turn.state.free.get(pool)
-    if free is None:
-        return None
-    return free - sum(worker.estimate for worker in _in_pool(turn, pool) if worker.state in ("starting", "loading"))
+def _add_replicas(turn: Turn, model: Model, lived: list[Worker]) -> None:
+    # A replica in slower memory than the first one's would be no help.
+    in_ram = CPU in lived[0].claims
+    for _ in range(model.target - len(lived)):
+        free = available(turn.state)
+        claims = plan(msgspec.structs.replace(model.needs, allow_gpu=not in_ram, allow_cpu=in_ram), free)
+        if claims is None:
+            lacking = f"'{model.name}' has {len(living(turn.state, model))} of {model.target} workers: another takes "
+            lacking += f"{shortage(model.needs, free)}."
+            if lacking != model.lacking:
+                model.lacking = lacking
+                turn.do(LoadRefused(model.name, lacking))
+            return
+        spawn(turn, model, claims)
+    model.lacking = ""
+    turn.state.short.pop(model.name, None)
 
 
-def _fits(turn: Turn, model: Model) -> bool:
-    available = _available(turn, model.pool)
-    return available is None or not model.estimate or model.estimate <= available
+def living(state: State, model: Model) -> list[Worker]:
+    """The model's workers that were started here and are not on their way out."""
+    found = (state.workers[name] for name in model.workers)
+    return [worker for worker in found if worker.local and not (worker.after == "remove" or worker.state == "stopped")]
 
 
-def _make_room(turn: Turn, model: Model) -> bool:
-    """Evict idle workers, least recently used first, then let busy ones finish. False: it can never fit."""
-    there = [worker for worker in _in_pool(turn, model.pool) if worker.state in _COMING]
-    lacking = model.estimate - (_available(turn, model.pool) or 0)
-    reclaimable = sum(worker.estimate for worker in there)
-    if all(worker.estimate for worker in there) and reclaimable < lacking:
-        return _settling(turn, model)
-    lacking -= sum(worker.estimate for worker in there if worker.state == "stopping" or worker.draining)
-    candidates = [worker for worker in there if worker.state == "ready" and not worker.draining]
-    for worker in sorted(candidates, key=lambda each: (not each.idle, each.idle_since)):
-        if lacking <= 0:
-            break
-        lacking -= max(worker.estimate, 1)
-        drain(turn, worker, "remove", by=float("inf"))
-    return bool(there) or _settling(turn, model)
+def available(state: State) -> dict[str, int]:
+    """Bytes free on each device once what is loading has taken its share."""
+    free = dict(state.free)
+    for worker in state.workers.values():
+        if worker.local and worker.state in ("starting", "loading"):
+            _add(free, worker.claims, -1)
+    return free
 
 
-def _settling(turn: Turn, model: Model) -> bool:
+def _add(free: dict[str, int], claims: Claims, sign: int) -> None:
+    for device, size in claims.items():
+        if device in free:
+            free[device] += sign * size
+
+
+def _aim(state: State, needs: Needs) -> Needs | None:
+    """The first way that would fit if everybody who can leave did; None when there is none."""
+    potential = available(state)
+    for worker in state.workers.values():
+        if worker.local and worker.state in _COMING:
+            _add(potential, {device: size or _UNKNOWN for device, size in worker.claims.items()}, 1)
+    return next((way for way in ways(needs, state.free) if plan(way, potential) is not None), None)
+
+
+def victims(state: State, needs: Needs) -> list[Worker]:
+    """Who must leave so that it fits: idle ones first, least recently used first, and no more than it takes.
+
+    Busy ones are among them only when the idle ones are not enough: these finish first. Empty when those that are
+    already leaving will do.
+    """
+    local = [worker for worker in state.workers.values() if worker.local]
+    free = available(state)
+    for worker in local:
+        if worker.state == "stopping" or (worker.state == "ready" and worker.draining):
+            _add(free, worker.claims, 1)
+    if plan(needs, free) is not None:
+        return []
+    there = set(candidates(needs, state.free))
+    able = [each for each in local if each.state == "ready" and not each.draining and there & set(each.claims)]
+    chosen: list[Worker] = []
+    for worker in sorted(able, key=lambda each: (not each.idle, each.idle_since)):
+        chosen.append(worker)
+        _add(free, worker.claims, 1)
+        if plan(needs, free) is not None:
+            return _spared(needs, free, chosen)
+    return chosen
+
+
+def _spared(needs: Needs, free: dict[str, int], chosen: list[Worker]) -> list[Worker]:
+    """Those of the chosen without whom it would not fit: with several GPUs some may stand on another."""
+    kept = list(chosen)
+    for worker in reversed(chosen):
+        _add(free, worker.claims, -1)
+        if plan(needs, free) is not None:
+            kept.remove(worker)
+        else:
+            _add(free, worker.claims, 1)
+    return kept
+
+
+class Preview(msgspec.Struct, frozen=True):
+    """What a load would do now."""
+
+    claims: Claims | None
+    """Where it would go; None: it fits nowhere."""
+    leaving: tuple[str, ...] = ()
+    """Workers that it would have leave."""
+    waits: bool = False
+    """It would wait: for those to leave, or for busy ones to finish."""
+    reason: str = ""
+    """Why it fits nowhere."""
+
+
+def preview(state: State, needs: Needs) -> Preview:
+    """What a load with these needs would do, without doing it."""
+    aim, free = _aim(state, needs), available(state)
+    if aim is None:
+        return Preview(None, reason=shortage(needs, free))
+    claims = plan(aim, free)
+    if claims is not None:
+        return Preview(claims)
+    chosen = victims(state, aim)
+    for worker in state.workers.values():
+        if worker.local and (worker.state in ("starting", "loading", "stopping") or worker.draining):
+            _add(free, worker.claims, 1)
+    for worker in chosen:
+        _add(free, worker.claims, 1)
+    return Preview(plan(aim, free) or {}, tuple(worker.name for worker in chosen), waits=True)
+
+
+def _settling(turn: Turn, needs: Needs) -> bool:
     """Whether memory that was given back lately may still show up."""
-    until = turn.state.last_exit.get(model.pool, float("-inf")) + turn.state.config.settle_s
+    exits = [turn.state.last_exit.get(device, float("-inf")) for device in candidates(needs, turn.state.free)]
+    until = max(exits, default=float("-inf")) + turn.state.config.settle_s
     if turn.now >= until:
         return False
-    turn.arm("place", model.pool, until)
+    turn.arm("place", "", until)
     return True
 
 
 def _refuse_load(turn: Turn, model: Model) -> None:
-    free = max(0, _available(turn, model.pool) or 0)
-    message = (
-        f"'{model.name}' needs about {_gib(model.estimate)} of {model.pool} memory and {_gib(free)} are free. "
-        "Unload another model (`fcd ps`), or load it with --load-8bit."
-    )
+    message = f"'{model.name}' needs {shortage(model.needs, available(turn.state))}. {_ADVICE}"
     model.wanted = False
     refuse_waiting(turn, model, "out_of_memory", message)
     turn.do(LoadRefused(model.name, message))
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
+_ADVICE = "Unload another model (`fcd ps`), or load it with --load-8bit."
 
 
-def spawn(turn: Turn, model: Model) -> Worker:
-    """A new worker for this model."""
+def spawn(turn: Turn, model: Model, claims: Claims) -> Worker:
+    """A new worker for this model on these devices."""
     name, number = model.worker, 1
     while name in turn.state.workers:
         number += 1
@@ -142,18 +252,29 @@ def spawn(turn: Turn, model: Model) -> Worker:
         local=True,
         state="starting",
         keep_alive=model.keep_alive if model.next_keep_alive is None else model.next_keep_alive,
-        estimate=model.estimate,
-        pool=model.pool,
+        claims=claims,
     )
-    model.next_keep_alive = None
+    model.target = model.target or max(1, model.replicas)
     turn.state.workers[name] = worker
     model.workers[name] = None
-    respawn(turn, worker)
+    if len(living(turn.state, model)) < model.target:
+        turn.state.short[model.name] = None
+    _launch(turn, worker)
     return worker
 
 
 def respawn(turn: Turn, worker: Worker) -> None:
-    """Start the worker's process; there is none now."""
+    """Start the worker's process again, where there is room for it now; there is none now."""
+    worker.state = "stopped"
+    model = turn.state.models.get(worker.models[0])
+    if model is not None:
+        free = available(turn.state)
+        found = (plan(way, free) for way in ways(model.needs, free))
+        worker.claims = next((claims for claims in found if claims is not None), worker.claims)
+    _launch(turn, worker)
+
+
+def _launch(turn: Turn, worker: Worker) -> None:
     worker.state = "starting"
     worker.healthy = False
     worker.serving = worker.draining = worker.making_room = False
@@ -164,8 +285,18 @@ def respawn(turn: Turn, worker: Worker) -> None:
     for model in turn.state.worker_models(worker):
         model.wanted = False
     turn.arm("stall", worker.name, turn.now + turn.state.config.load_stall_s)
-    turn.do(Spawn(worker.name, worker.models[0]))
+    chosen = tuple(device for device in worker.claims if device != CPU)
+    in_ram = not chosen and bool(gpus(turn.state.free))
+    turn.do(Spawn(worker.name, worker.models[0], chosen, in_ram))
     turn.do(Changed(worker.name))
+
+
+def scale_down(turn: Turn, model: Model) -> None:
+    """Let the surplus go: idle ones first, then those that came last."""
+    newest_first = living(turn.state, model)[::-1]
+    surplus = max(0, len(newest_first) - model.target)
+    for worker in sorted(newest_first, key=lambda each: not each.idle)[:surplus]:
+        drain(turn, worker, "remove", by=float("inf"))
 
 
 def drain(turn: Turn, worker: Worker, after: After, *, by: float) -> None:
@@ -205,6 +336,11 @@ def remove(turn: Turn, worker: Worker) -> None:
         model = turn.state.models.get(name)
         if model is not None:
             model.workers.pop(worker.name, None)
+            if worker.local and not living(turn.state, model):
+                model.target = 0
+                model.lacking = ""
+                model.affinity = Affinity()
+                turn.state.short.pop(name, None)
             if not model.loadable and not model.workers and not model.waiting:
                 del turn.state.models[name]
     turn.do(Gone(worker.name))

@@ -18,13 +18,21 @@ def eligible(worker: Worker, request: Waiting | None = None) -> bool:
 
 
 def choose(turn: Turn, model: Model, request: Waiting) -> Worker | None:
-    """The worker for this request: least load for its speed, or by lot weighted by speed."""
+    """The worker for this request: least load for its speed, or by lot weighted by speed, or the one that holds the
+    cache of how it begins."""
     workers = [turn.state.workers[name] for name in model.workers]
     able = [worker for worker in workers if eligible(worker, request)]
     if not able:
         return None
+    if len(able) == 1:
+        return able[0]
     if turn.state.config.dispatch == "lottery":
         return turn.state.rng.choices(able, weights=[max(worker.speed, _LEAST_SPEED) for worker in able])[0]
+    if request.prefixes and turn.state.config.dispatch == "prefix_affinity":
+        loads = {worker.name: len(worker.leases) + worker.elsewhere for worker in able}
+        name = model.affinity.prefer(request.prefixes, loads)
+        if name:
+            return turn.state.workers[name]
     return min(able, key=lambda worker: (len(worker.leases) + worker.elsewhere) / max(worker.speed, _LEAST_SPEED))
 
 
@@ -66,6 +74,8 @@ def grant(turn: Turn, model: Model, request: Waiting, worker: Worker) -> None:
     worker.leases.add(request.id)
     if request.keep_alive is not None:
         worker.keep_alive = request.keep_alive
+    if request.prefixes:
+        model.affinity.note(request.prefixes, worker.name)
     turn.do(Grant(request.id, worker.name))
 
 

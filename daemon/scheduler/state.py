@@ -9,7 +9,9 @@ from typing import Literal
 
 import msgspec
 
+from daemon.scheduler.affinity import Affinity
 from daemon.scheduler.events import Effect
+from daemon.scheduler.placement import Claims, Needs
 from fcd.wire.admin import WorkerState
 
 After = Literal["", "remove", "restart", "death"]
@@ -36,7 +38,7 @@ class Config(msgspec.Struct, frozen=True):
     """How long a lost worker stays in the table."""
     settle_s: float = 5.0
     """How long freed memory may take to be seen as free."""
-    dispatch: Literal["shortest_queue", "lottery"] = "shortest_queue"
+    dispatch: Literal["shortest_queue", "lottery", "prefix_affinity"] = "shortest_queue"
 
 
 class Waiting(msgspec.Struct):
@@ -47,14 +49,22 @@ class Waiting(msgspec.Struct):
     """Worker to the epoch in which it failed; a later epoch may be tried again."""
     since: float
     keep_alive: float | None = None
+    prefixes: tuple[int, ...] = ()
 
 
 class Model(msgspec.Struct):
     name: str
     worker: str = ""
     loadable: bool = False
-    estimate: int = 0
-    pool: str = "cpu"
+    declared: Needs = Needs()
+    needs: Needs = Needs()
+    """As declared, or more once it has run out of memory."""
+    replicas: int = 1
+    target: int = 0
+    """How many local workers it is to have now: 0 while it is not loaded."""
+    lacking: str = ""
+    """Why it has fewer."""
+    affinity: Affinity = msgspec.field(default_factory=Affinity)
     keep_alive: float = float("inf")
     next_keep_alive: float | None = None
     """What the load that was asked for wants instead."""
@@ -71,8 +81,8 @@ class Worker(msgspec.Struct):
     local: bool
     state: WorkerState
     keep_alive: float = float("inf")
-    estimate: int = 0
-    pool: str = "cpu"
+    claims: Claims = msgspec.field(default_factory=dict)
+    """What it takes, or is about to take, of each device."""
     limit: int = 1
     speed: float = 1.0
     leases: set[int] = msgspec.field(default_factory=set)
@@ -120,8 +130,10 @@ class State(msgspec.Struct):
     """Granted request to its worker."""
     pending: dict[str, None] = msgspec.field(default_factory=dict)
     """Models to start, first come first served, that wait for room."""
+    short: dict[str, None] = msgspec.field(default_factory=dict)
+    """Models that have fewer workers than they are to have."""
     free: dict[str, int] = msgspec.field(default_factory=dict)
-    """Bytes free in each pool, as last read; a pool that is missing is not bounded."""
+    """Bytes free on each device, as last read; one that is missing is not bounded."""
     last_exit: dict[str, float] = msgspec.field(default_factory=dict)
     stopping: bool = False
     stopped: bool = False

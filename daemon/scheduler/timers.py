@@ -41,8 +41,11 @@ def _wait(turn: Turn, name: str) -> None:
 def _ttl(turn: Turn, worker: Worker) -> None:
     if worker.state != "ready" or not worker.local or not worker.idle or worker.draining:
         return
-    end = worker.idle_since + worker.keep_alive
+    end = workers.rest_end(turn, worker)
     if turn.now >= end:
+        for model in turn.state.worker_models(worker):
+            model.target = 0
+            turn.state.short.pop(model.name, None)
         drain(turn, worker, "remove", by=math.inf)
     else:
         turn.arm("ttl", worker.name, end)

@@ -6,6 +6,7 @@ import math
 
 from daemon.scheduler import events as e
 from daemon.scheduler.loading import (
+    available,
     backoff_message,
     drain,
     ensure,
@@ -15,6 +16,7 @@ from daemon.scheduler.loading import (
     respawn,
     stop,
 )
+from daemon.scheduler.placement import Needs, plan, shortage, ways
 from daemon.scheduler.requests import drop_leases, pump, refuse_waiting, suspect
 from daemon.scheduler.state import Model, Turn, Worker
 
@@ -74,7 +76,28 @@ def freed(turn: Turn, worker: Worker) -> None:
 
 def arm_ttl(turn: Turn, worker: Worker) -> None:
     if worker.local and worker.state == "ready" and worker.idle:
-        turn.arm("ttl", worker.name, max(turn.now, worker.idle_since + worker.keep_alive))
+        for each in siblings(turn, worker):
+            turn.arm("ttl", each.name, max(turn.now, rest_end(turn, each)))
+
+
+def siblings(turn: Turn, worker: Worker) -> list[Worker]:
+    """The worker and the other replicas of its model that serve."""
+    if len(worker.models) == 1 and len(turn.state.models[worker.models[0]].workers) == 1:
+        return [worker]
+    models = turn.state.worker_models(worker)
+    names = dict.fromkeys(name for model in models for name in model.workers) or {worker.name: None}
+    found = (turn.state.workers[name] for name in names)
+    return [each for each in found if each.local and each.state == "ready"]
+
+
+def rest_end(turn: Turn, worker: Worker) -> float:
+    """When an idle worker has rested enough: replicas rest together, or the one used least would come and go."""
+    there = siblings(turn, worker)
+    if len(there) == 1:
+        return worker.idle_since + worker.keep_alive
+    if any(not each.idle for each in there):
+        return math.inf
+    return max((each.idle_since + each.keep_alive for each in there), default=math.inf)
 
 
 def exited(turn: Turn, event: e.WorkerExited) -> None:
@@ -82,7 +105,8 @@ def exited(turn: Turn, event: e.WorkerExited) -> None:
     if worker is None or not worker.local:
         return
     drop_leases(turn, worker)
-    turn.state.last_exit[worker.pool] = turn.now
+    for device in worker.claims:
+        turn.state.last_exit[device] = turn.now
     models = turn.state.worker_models(worker)
     if turn.state.stopping or (worker.state == "stopping" and worker.after == "remove") or worker.draining:
         if worker.after == "restart" and not turn.state.stopping:
@@ -110,6 +134,9 @@ def _died(turn: Turn, worker: Worker, event: e.WorkerExited) -> None:
     if worker.after != "death":
         worker.error = event.reason
     worker.after = ""
+    worker.state = "stopped"  # what it had claimed is free again
+    if event.out_of_memory:
+        worker.error = _short_of_memory(turn, worker, worker.error)
     if event.out_of_memory and not worker.retried_memory and _make_all_room(turn, worker):
         worker.retried_memory = worker.making_room = True
         _rest(turn, worker, config.settle_s)
@@ -139,7 +166,8 @@ def _failed(turn: Turn, worker: Worker) -> None:
     turn.do(e.Changed(worker.name))
     for model in turn.state.worker_models(worker):
         if not _served_by_others(turn, model, worker):
-            refuse_waiting(turn, model, "model_failed", failure_message(model, worker))
+            code = "out_of_memory" if worker.retried_memory else "model_failed"
+            refuse_waiting(turn, model, code, failure_message(model, worker))
 
 
 def _is_waited_for(turn: Turn, worker: Worker) -> bool:
@@ -151,16 +179,37 @@ def _served_by_others(turn: Turn, model: Model, worker: Worker) -> bool:
     return any(other.state in ("starting", "loading", "ready") for other in others)
 
 
+def _short_of_memory(turn: Turn, worker: Worker, error: str) -> str:
+    model = turn.state.models.get(worker.models[0])
+    if model is None or model.needs == Needs():
+        return error
+    return f"{error} It takes {shortage(model.needs, available(turn.state))}."
+
+
 def _make_all_room(turn: Turn, worker: Worker) -> bool:
-    """Let every idle worker of the same pool go; whether there was one."""
+    """Let every idle worker on the same devices go, and ask for more; whether the next try has a better chance."""
+    devices = set(worker.claims)
     idle = [
         other
         for other in turn.state.workers.values()
-        if other is not worker and other.local and other.pool == worker.pool and other.state == "ready" and other.idle
+        if other is not worker
+        and other.local
+        and devices & set(other.claims)
+        and other.state == "ready"
+        and other.idle
+        and not other.draining
     ]
     for other in idle:
         drain(turn, other, "remove", by=turn.now)
-    return bool(idle)
+    model = turn.state.models.get(worker.models[0])
+    if model is None:
+        return False
+    more, free = model.needs.grown(), available(turn.state)
+    elsewhere = next((claims for way in ways(more, free) if (claims := plan(way, free)) is not None), None)
+    if not idle and (elsewhere is None or set(elsewhere) == devices):
+        return False
+    model.needs = more
+    return True
 
 
 def joined(turn: Turn, event: e.WorkerJoined) -> None:
@@ -214,6 +263,8 @@ def beat(turn: Turn, event: e.WorkerBeat) -> None:
         return
     was, surplus = worker.elsewhere, min(_MOST_ELSEWHERE, max(0, event.queue_length - len(worker.leases)))
     worker.last_beat = turn.now
+    if event.memory > 0 and worker.local and len(worker.claims) == 1:
+        worker.claims = {device: max(event.memory, size) for device, size in worker.claims.items()}
     # A request that ends while the report travels looks like one from elsewhere, but never twice in a row.
     worker.elsewhere, worker.surplus = min(worker.surplus, surplus), surplus
     if was and not worker.elsewhere:

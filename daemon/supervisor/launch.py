@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 import fcd
+from daemon.scheduler.placement import Needs
 from fcd.wire.admin import ModelOptions
 
 Source = Literal["builtin", "config", "cache", "worker", "path"]
@@ -22,6 +23,15 @@ _LONGEST_NAME = 64
 TOKEN_VARIABLE = "FCD_JOIN_TOKEN"
 WATCH_VARIABLE = "FCD_PARENT_WATCH"
 _NOT_FOR_WORKERS = ("FCD_API_KEY", TOKEN_VARIABLE)
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a worker is to run. Neither: it finds out for itself."""
+
+    gpus: tuple[str, ...] = ()
+    """GPUs by UUID."""
+    in_ram: bool = False
+    """On the CPU, though there are GPUs."""
 
 
 class LaunchSpec(msgspec.Struct, frozen=True):
@@ -38,8 +48,9 @@ class LaunchSpec(msgspec.Struct, frozen=True):
     path: str = ""
     context_length: int = 0
     estimate: int = 0
-    """Bytes that it will take; 0 is not known."""
-    pool: str = "cpu"
+    """Bytes that it will take where it is likely to go; 0 is not known."""
+    needs: Needs = Needs()
+    replicas: int = 1
 
     @property
     def all_names(self) -> tuple[str, ...]:
@@ -51,7 +62,9 @@ def worker_name(model: str) -> str:
     return _UNSAFE.sub("-", model).strip("-.")[-_LONGEST_NAME:] or "model"
 
 
-def worker_command(spec: LaunchSpec, worker: str, *, controller: str, socket: str) -> list[str]:
+def worker_command(
+    spec: LaunchSpec, worker: str, *, controller: str, socket: str, place: Place | None = None
+) -> list[str]:
     """`fcd worker run ...` with nothing secret in it."""
     # `-m` would import from the current folder first, whatever lies there; -P forbids that.
     command = [sys.executable, "-P", "-m", "fcd", "worker", "run", spec.target]
@@ -59,7 +72,18 @@ def worker_command(spec: LaunchSpec, worker: str, *, controller: str, socket: st
     command += ["--model-names", ",".join(spec.all_names)]
     if socket:
         command += ["--socket", socket]
-    return command + model_flags(spec.options)
+    return command + model_flags(placed(spec.options, place or Place()))
+
+
+def placed(options: ModelOptions, place: Place) -> ModelOptions:
+    """The options as the worker must see them: the GPUs that it is given are all that it has, counted from 0."""
+    if place.in_ram and options.engine in ("", "transformers"):
+        return msgspec.structs.replace(options, device="cpu", gpus="", num_gpus=0, max_gpu_memory="")
+    if place.gpus:
+        number = len(place.gpus) if len(place.gpus) > 1 else 0
+        device = options.device.partition(":")[0]
+        return msgspec.structs.replace(options, device=device, gpus="", num_gpus=number)
+    return options
 
 
 def model_flags(options: ModelOptions) -> list[str]:
@@ -80,8 +104,10 @@ def model_flags(options: ModelOptions) -> list[str]:
     return flags
 
 
-def worker_environment(token: str, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The daemon's own environment with the worker's token, which argv would show to everybody."""
+def worker_environment(
+    token: str, environ: Mapping[str, str] | None = None, *, place: Place | None = None
+) -> dict[str, str]:
+    """The daemon's own environment with the worker's token, which argv would show to everybody, and its GPUs."""
     env = {name: value for name, value in (environ or os.environ).items() if name not in _NOT_FOR_WORKERS}
     root = str(Path(fcd.__file__).resolve().parent.parent)
     known = env.get("PYTHONPATH", "").split(os.pathsep)
@@ -90,4 +116,6 @@ def worker_environment(token: str, environ: Mapping[str, str] | None = None) -> 
     env[TOKEN_VARIABLE] = token
     env[WATCH_VARIABLE] = "1"
     env["PYTHONUNBUFFERED"] = "1"
+    if place is not None and (place.gpus or place.in_ram):
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
     return env

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Protocol
 
-from daemon.supervisor.launch import LaunchSpec, worker_command, worker_environment
+from daemon.supervisor.launch import LaunchSpec, Place, worker_command, worker_environment
 from daemon.supervisor.logs import open_log, shorten, tail
 from daemon.supervisor.process import Process, Spawn
 from fcd.paths import Paths
@@ -39,6 +39,7 @@ class LocalWorker:
         name: str,
         spec: LaunchSpec,
         *,
+        place: Place,
         paths: Paths,
         tokens: Tokens,
         use_sockets: bool,
@@ -47,6 +48,7 @@ class LocalWorker:
     ) -> None:
         self.name = name
         self.spec = spec
+        self.place = place
         self.started_at = time.time()
         self.progress: Progress | None = Progress("starting")
         self.error = ""
@@ -68,12 +70,12 @@ class LocalWorker:
 
     async def start(self, spawn: Spawn, controller: str) -> None:
         """Start the process; a failure to do so is reported as an exit."""
-        command = worker_command(self.spec, self.name, controller=controller, socket=self.socket)
+        command = worker_command(self.spec, self.name, controller=controller, socket=self.socket, place=self.place)
         try:
             self.log_path, self._log = open_log(self._paths.logs / "workers", self.name)
             self.process = await spawn(
                 command,
-                env=worker_environment(self._token),
+                env=worker_environment(self._token, place=self.place),
                 cwd=self._paths.runtime,
                 log=self._log,
                 on_event=self._event,

@@ -1,47 +1,34 @@
-"""Free memory: of the machine, and of its NVIDIA GPUs as their own tool tells it."""
+"""Free memory: of the machine, and of each of its NVIDIA GPUs as the driver's own tool tells it."""
 
 from __future__ import annotations
 
 import asyncio
 import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 
 import psutil
 
-MemoryProbe = Callable[[], Mapping[str, int]]
+from daemon.scheduler.placement import CPU
+from fcd.machine import Gpu, gpus
 
-_TOOL_TIMEOUT_S = 10.0
+MemoryProbe = Callable[[], Mapping[str, int]]
+"""Bytes free on each device: `cpu`, and the GPUs by UUID in CUDA's order."""
 
 
 class MachineMemory:
-    """Bytes free in each pool: `cpu`, and `cuda` (all GPUs together) where there is one."""
+    """The devices of this machine. GPUs are as they were at the last `refresh`; RAM is read each time."""
 
-    def __init__(self) -> None:
-        self._tool = shutil.which("nvidia-smi")
-        self._cuda: int | None = None
-
-    @property
-    def has_gpu(self) -> bool:
-        return self._cuda is not None
+    def __init__(self, probe: Callable[[], list[Gpu]] = gpus) -> None:
+        self._probe = probe
+        self._may_have_gpus = probe is not gpus or shutil.which("nvidia-smi") is not None
+        self.gpus: list[Gpu] = []
 
     def __call__(self) -> Mapping[str, int]:
-        free = {"cpu": int(psutil.virtual_memory().available)}
-        if self._cuda is not None:
-            free["cuda"] = self._cuda
-        return free
+        free = {CPU: int(psutil.virtual_memory().available)}
+        return free | {gpu.uuid or f"GPU-{gpu.number}": gpu.free_bytes for gpu in self.gpus}
 
     async def refresh(self) -> None:
         """Ask the GPUs again; quick where there are none."""
-        if self._tool is not None:
-            self._cuda = await asyncio.to_thread(_free_on_gpus, self._tool)
-
-
-def _free_on_gpus(tool: str) -> int | None:
-    command = [tool, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TOOL_TIMEOUT_S, check=True)
-        figures = [int(line) for line in done.stdout.split() if line.strip()]
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None
-    return sum(figures) * 2**20 if figures else None
+        if self._may_have_gpus:
+            # A probe that fails for once says nothing about what is there.
+            self.gpus = await asyncio.to_thread(self._probe) or self.gpus

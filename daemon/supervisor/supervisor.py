@@ -18,7 +18,7 @@ import msgspec
 from daemon.controller.registry import Record, Registry
 from daemon.scheduler import Config, State, decide
 from daemon.scheduler import events as e
-from daemon.supervisor.launch import LaunchSpec
+from daemon.supervisor.launch import LaunchSpec, Place
 from daemon.supervisor.local import LocalWorker, Tokens, clear_sockets
 from daemon.supervisor.memory import MemoryProbe
 from daemon.supervisor.probe import Prober
@@ -131,7 +131,13 @@ class Supervisor:
     def now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    async def acquire(self, model: str, exclude: Collection[str] = (), keep_alive: float | None = None) -> Lease:
+    async def acquire(
+        self,
+        model: str,
+        exclude: Collection[str] = (),
+        keep_alive: float | None = None,
+        prefixes: tuple[int, ...] = (),
+    ) -> Lease:
         """Wait for the right to send one request for a model.
 
         Raises:
@@ -144,7 +150,7 @@ class Supervisor:
         number = self._last_id
         waiter: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiters[number] = waiter
-        self.submit(e.RequestArrived(number, model, tuple(exclude), keep_alive))
+        self.submit(e.RequestArrived(number, model, tuple(exclude), keep_alive, prefixes))
         try:
             name = await waiter
         except BaseException:
@@ -188,7 +194,7 @@ class Supervisor:
     def heard(self, record: Record) -> None:
         """A heartbeat came with new figures."""
         self.registry.put(record)
-        self.submit(e.WorkerBeat(record.name, record.status.queue_length))
+        self.submit(e.WorkerBeat(record.name, record.status.queue_length, record.gauges.memory_bytes))
         self._on_change(record.name)
 
     def released(self, number: int, worker: str, failed: bool) -> None:
@@ -220,6 +226,7 @@ class Supervisor:
         worker = LocalWorker(
             name,
             self.specs[effect.model],
+            place=Place(effect.gpus, effect.in_ram),
             paths=self._paths,
             tokens=self._tokens,
             use_sockets=self._use_sockets,
@@ -270,7 +277,7 @@ class Supervisor:
 
     def _tick(self) -> None:
         self._wake = None
-        if self.state.pending:
+        if self.state.pending or self.state.short:
             self.read_memory(force=True)
         self.submit(e.Ticked())
 

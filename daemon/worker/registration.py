@@ -139,6 +139,8 @@ class Registration:
             ttft_ms=stats.ttft_ms,
             memory_bytes=stats.memory_bytes,
             kv_used=stats.kv_used,
+            prompt_tokens=stats.prompt_tokens,
+            generated_tokens=stats.generated_tokens,
         )
         answer = await self._post(
             "/receive_heart_beat", HeartBeat(self._address, stats.running + stats.waiting, gauges)

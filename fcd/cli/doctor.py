@@ -98,7 +98,7 @@ def check_package(name: str) -> Check:
 def check_devices() -> Check:
     import psutil
 
-    from fcd.cli.machine import cpu_has_bf16, gpus, has_metal
+    from fcd.machine import cpu_has_bf16, gpus, has_metal
 
     cards = [f"{card.name} ({size(card.total_bytes)}, {size(card.free_bytes)} free)" for card in gpus()]
     if has_metal():

@@ -1,78 +1,92 @@
-"""How much memory a model will need, said before it is loaded."""
+"""How much memory a model will need and where it would go, said before it is loaded."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fcd.cli.machine import gpus, loaded_dtype
+from fcd.cli.model_flags import for_daemon
 from fcd.cli.output import print_json, size
 from fcd.errors import EXIT_OK, NotFound
 
 if TYPE_CHECKING:
-    from fcd.catalog import Estimate
-    from fcd.wire.admin import ModelOptions
+    from fcd.wire.admin import EstimateReply, ModelOptions
 
 
-def print_estimate(name: str, options: ModelOptions, *, as_json: bool) -> int:
-    """By the safetensors' headers and config.json; nothing is loaded.
+async def print_estimate(name: str, options: ModelOptions, *, as_json: bool) -> int:
+    """By the safetensors' headers and config.json; nothing is loaded. A daemon that runs knows where it would go.
 
     Raises:
         NotFound: the model's files are not here.
     """
+    from fcd.client import Client
+    from fcd.errors import NotRunning
+    from fcd.wire.admin import LoadRequest
+
+    async with Client() as client:
+        try:
+            found, asked = await client.estimate(LoadRequest(for_daemon(name), options)), True
+        except NotRunning:
+            found, asked = _from_files(name, options), False
+    if not found.known:
+        raise NotFound(
+            f"{found.model} is not on this machine, so its files cannot be read.",
+            hint=f"`fcd pull {found.model}` downloads it.",
+        )
+    if as_json:
+        print_json(found)
+    else:
+        _print(found, asked)
+    return EXIT_OK
+
+
+def _from_files(name: str, options: ModelOptions) -> EstimateReply:
+    """The sizes alone."""
     from fcd.catalog import estimate, read_facts, resolve
+    from fcd.machine import loaded_dtype
     from fcd.paths import resolve_paths
     from fcd.settings import load_settings
+    from fcd.wire.admin import EstimateReply
 
     reference = resolve(name, load_settings(resolve_paths().config_file), revision=options.revision)
     if reference.path is None or not reference.path.is_dir():
-        raise NotFound(
-            f"{reference.repo or name} is not on this machine, so its files cannot be read.",
-            hint=f"`fcd pull {reference.repo or name}` downloads it.",
-        )
+        return EstimateReply(reference.repo or name, known=False)
     quantization = options.quantization or reference.quantization
     native = read_facts(reference.path).dtype
     dtype = loaded_dtype(options.device or reference.options.device, options.dtype or reference.options.dtype, native)
     found = estimate(reference.path, quantization, dtype=dtype)
-    facts = _facts(found, quantization, dtype or native)
-    if as_json:
-        print_json({"model": reference.name, **facts})
-    else:
-        _print(reference.name, found, facts)
-    return EXIT_OK
+    return EstimateReply(
+        reference.name,
+        known=True,
+        parameters=found.parameters,
+        dtype=dtype or native,
+        quantization=quantization,
+        weights_bytes=found.weights_bytes,
+        kv_bytes_per_token=found.kv_bytes_per_token,
+        context_length=found.context_length,
+        full_context_bytes=found.total_bytes(found.context_length),
+    )
 
 
-def _facts(found: Estimate, quantization: str, dtype: str) -> dict[str, Any]:
-    import psutil
-
-    cards = gpus()
-    return {
-        "parameters": found.parameters,
-        "dtype": dtype,
-        "quantization": quantization,
-        "weights_bytes": found.weights_bytes,
-        "kv_bytes_per_token": found.kv_bytes_per_token,
-        "context_length": found.context_length,
-        "full_context_bytes": found.total_bytes(found.context_length),
-        "memory_available_bytes": psutil.virtual_memory().available,
-        "gpu_free_bytes": sum(card.free_bytes for card in cards),
-    }
-
-
-def _print(name: str, found: Estimate, facts: dict[str, Any]) -> None:
-    as_type = " ".join(part for part in (facts["dtype"], facts["quantization"]) if part)
-    print(f"{name}: {found.parameters / 1e6:.1f} M parameters")
+def _print(found: EstimateReply, asked: bool) -> None:
+    as_type = " ".join(part for part in (found.dtype, found.quantization) if part)
+    print(f"{found.model}: {found.parameters / 1e6:.1f} M parameters")
     print(f"weights          {size(found.weights_bytes)}" + (f" ({as_type})" if as_type else ""))
     if found.kv_bytes_per_token:
         print(f"KV cache         {size(found.kv_bytes_per_token)} for each token")
     else:
         print("KV cache         not known: config.json does not say enough")
     if found.context_length and found.kv_bytes_per_token:
-        full = size(found.total_bytes(found.context_length))
-        print(f"with one context {full} ({found.context_length} tokens)")
-    if facts["gpu_free_bytes"]:
-        print(f"free on GPUs     {size(facts['gpu_free_bytes'])}")
-    print(f"memory available {size(facts['memory_available_bytes'])}")
-    room = facts["gpu_free_bytes"] or facts["memory_available_bytes"]
-    if found.weights_bytes > room:
-        print("It does not fit. --load-8bit or --load-4bit make it smaller.")
-    print("A worker takes some hundred MB besides, for Python and PyTorch.")
+        print(f"with one context {size(found.full_context_bytes)} ({found.context_length} tokens)")
+    if not asked:
+        print("where it would go: a running daemon knows (`fcd daemon start`)")
+        return
+    print(f"a worker takes   {size(found.needed_bytes)} at first")
+    if found.loaded:
+        print("It is loaded already.")
+    elif not found.fits:
+        print(f"It does not fit. {found.reason}")
+        print("--load-8bit or --load-4bit make it smaller; `fcd unload` makes room.")
+    for share in found.devices:
+        print(f"would go to      {share.name}: {size(share.bytes)} of {size(share.free)} free")
+    if found.unloads:
+        print(f"would unload     {', '.join(found.unloads)}")

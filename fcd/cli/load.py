@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     if args.estimate:
         from fcd.cli.estimate import print_estimate
 
-        return print_estimate(args.model, options, as_json=args.json)
+        return run_async(print_estimate(args.model, options, as_json=args.json))
     from fcd.cli.access import starting_client
     from fcd.wire.admin import LoadRequest
 

@@ -55,6 +55,7 @@ ROUTES: tuple[tuple[str, str, tuple[Route, ...]], ...] = (
             Route("GET", "/api/workers/{name}/log", "the end of its log"),
             Route("GET", "/api/models", "every model that a name reaches"),
             Route("POST", "/api/models/load", "load one; server-sent events say how far it is"),
+            Route("POST", "/api/models/estimate", "what a load would take, and where it would go"),
             Route("POST", "/api/models/unload", "unload one"),
             Route("GET", "/api/events", "server-sent events: what changes"),
             Route("GET", "/api/logs", "the end of the daemon's log"),

@@ -27,7 +27,9 @@ def add_arguments(parser: Parser) -> None:
     _add_run(group)
     start = group.add("start", "load a model into the daemon, in a worker of its own", _start)
     start.add_argument("model", metavar="MODEL", help="a name, a folder or a repo")
-    start.add_argument("--replicas", type=int, default=1, metavar="N", help="how many workers (default: 1)")
+    start.add_argument(
+        "--replicas", type=int, default=0, metavar="N", help="how many workers (default: as config.toml says, or 1)"
+    )
     add_model_flags(start)
     add_json(start)
     for name, summary, handler in (
@@ -177,18 +179,23 @@ def _named(parser: Parser) -> Parser:
 
 
 async def _start(args: argparse.Namespace) -> int:
-    if args.replicas < 1:
-        raise UsageError("--replicas must be at least 1.")
+    from fcd.settings import MOST_REPLICAS
     from fcd.wire.admin import LoadRequest
 
-    request = LoadRequest(for_daemon(args.model), model_options(args))
+    if not 0 <= args.replicas <= MOST_REPLICAS:
+        raise UsageError(f"--replicas must be between 1 and {MOST_REPLICAS}.")
+    request = LoadRequest(for_daemon(args.model), model_options(args), args.replicas)
     async with _client() as client:
-        started = [await client.start_worker(request) for _ in range(args.replicas)]
+        first = await client.start_worker(request)
+        workers = await client.workers()
+    started = [each for each in workers if each.local and each.models == first.models] or [first]
     if args.json:
         print_json(started)
         return EXIT_OK
     for worker in started:
         print(f"{worker.name}  {worker.state}")
+    if len(started) < args.replicas:
+        print(f"{args.replicas - len(started)} more follow once one works, as far as memory allows.")
     return EXIT_OK
 
 

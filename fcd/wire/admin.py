@@ -41,6 +41,44 @@ class LoadRequest(msgspec.Struct, omit_defaults=True):
 
     model: str
     options: ModelOptions = msgspec.field(default_factory=ModelOptions)
+    replicas: int = 0
+    """How many workers it is to have; 0 leaves that to config.toml."""
+
+
+class DeviceShare(msgspec.Struct):
+    """What a model would take of one device, and what that has; bytes."""
+
+    device: str
+    """`cpu` is RAM; a GPU is named by its UUID."""
+    name: str
+    """For people: `RAM`, `GPU 0 (NVIDIA H100)`."""
+    bytes: int
+    free: int
+
+
+class EstimateReply(msgspec.Struct, omit_defaults=True):
+    """POST /api/models/estimate: what a load would take and where it would go. Nothing is loaded."""
+
+    model: str
+    known: bool
+    """False when the model's files are not here: then the sizes are 0."""
+    loaded: bool = False
+    parameters: int = 0
+    dtype: str = ""
+    quantization: str = ""
+    weights_bytes: int = 0
+    kv_bytes_per_token: int = 0
+    context_length: int = 0
+    needed_bytes: int = 0
+    """Weights, the KV cache of a few thousand tokens, and the worker itself."""
+    full_context_bytes: int = 0
+    fits: bool = True
+    devices: list[DeviceShare] = []
+    """Where it would go."""
+    unloads: list[str] = []
+    """Idle or busy workers that would have to leave first; busy ones finish."""
+    reason: str = ""
+    """Why it does not fit."""
 
 
 class UnloadRequest(msgspec.Struct):
@@ -67,6 +105,13 @@ class WorkerInfo(msgspec.Struct, omit_defaults=True):
     tokens_per_second: float = 0.0
     ttft_ms: float = 0.0
     memory_bytes: int = 0
+    gpus: list[int] = []
+    """The GPUs that it was given, by number."""
+    kv_used: float = 0.0
+    """Share of the KV cache in use, 0 to 1."""
+    prompt_tokens: int = 0
+    """Since it started."""
+    generated_tokens: int = 0
     restarts: int = 0
     progress: Progress | None = None
     error: str = ""

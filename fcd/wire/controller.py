@@ -51,6 +51,9 @@ class EngineGauges(msgspec.Struct, omit_defaults=True):
     memory_bytes: int = 0
     kv_used: float = 0.0
     """Share of the KV cache in use, 0 to 1."""
+    prompt_tokens: int = 0
+    """Since the worker started."""
+    generated_tokens: int = 0
 
 
 class RegisterWorker(msgspec.Struct):

@@ -72,7 +72,14 @@ class FakeController:
     def models(self) -> list[ModelInfo]:
         return [ModelInfo("m", "builtin", "ready", context_length=2048), ModelInfo("org/other", "cache")]
 
-    async def acquire(self, model: str, *, exclude: Collection[str] = (), keep_alive: str = "") -> FakeLease:
+    async def acquire(
+        self,
+        model: str,
+        *,
+        exclude: Collection[str] = (),
+        keep_alive: str = "",
+        prefixes: Callable[[], tuple[int, ...]] | None = None,
+    ) -> FakeLease:
         self.keep_alive = keep_alive
         if self.gate is not None:
             await self.gate.wait()

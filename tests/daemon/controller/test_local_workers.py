@@ -236,7 +236,8 @@ def test_eviction_by_memory_spares_the_busy(tmp_path: Path) -> None:
         async with running(tmp_path, memory=lambda: free, config=QUICK) as daemon:
             busy = await daemon.controller.acquire("guide")
             (await daemon.controller.acquire("guide-mini")).release()
-            free["cpu"] = 2**20
+            needs = {name: model.needs.cpu for name, model in daemon.controller.supervisor.state.models.items()}
+            free["cpu"] = max(0, needs["guide"] - needs["guide-mini"])
             daemon.controller.supervisor.read_memory(force=True)
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.5):

@@ -228,7 +228,7 @@ def test_out_of_memory_is_tried_once_more_with_room_made() -> None:
     world.advance(5)
     assert world.processes["b"] == "starting"
     world.exit("b", out_of_memory=True, fatal=True)
-    assert world.outcome[wanting] == "refused 503 model_failed"
+    assert world.outcome[wanting] == "refused 503 out_of_memory"
 
 
 def test_a_load_is_given_up_only_when_nothing_moves() -> None:

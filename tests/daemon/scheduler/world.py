@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from daemon.scheduler import Config, State, decide
 from daemon.scheduler import events as e
+from daemon.scheduler.placement import Needs
 
 TOTAL = 100
 
@@ -11,7 +12,12 @@ TOTAL = 100
 class World:
     """Feeds events, carries out effects, and checks each of them."""
 
-    def __init__(self, config: Config | None = None, models: dict[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config | None = None,
+        models: dict[str, int] | None = None,
+        replicas: dict[str, int] | None = None,
+    ) -> None:
         self.config = config or Config()
         self.state = State(config=self.config)
         self.now = 0.0
@@ -32,7 +38,7 @@ class World:
         self.leaving = ""
         """Whose process is gone while that is not yet told."""
         for name, estimate in self.estimates.items():
-            self.send(e.ModelDeclared(name, name, 1000.0, estimate, "cpu"))
+            self.send(e.ModelDeclared(name, name, 1000.0, Needs(cpu=estimate), (replicas or {}).get(name, 1)))
         self.read_memory()
 
     # Events
@@ -157,7 +163,8 @@ class World:
             self.outcome[effect.id] = f"refused {effect.status} {effect.code}"
         elif isinstance(effect, e.Spawn):
             assert effect.worker not in self.processes, "started twice"
-            assert effect.model not in [self.models[worker] for worker in self.processes], "loaded twice"
+            twins = [worker for worker in self.processes if self.models[worker] == effect.model]
+            assert len(twins) < max(1, state.models[effect.model].target), "loaded too often"
             assert not state.stopping
             self.processes[effect.worker] = "starting"
             self.models[effect.worker] = effect.model

@@ -1,0 +1,77 @@
+"""What a model will take, by its own files, and where its options allow it to go."""
+
+from __future__ import annotations
+
+from daemon.scheduler.placement import Needs
+from fcd.catalog import Estimate, Reference, estimate, read_facts
+from fcd.errors import ConfigError, invalid
+from fcd.machine import cpu_has_bf16
+from fcd.settings import WorkerSettings, parse_size
+from fcd.wire.admin import ModelOptions
+
+RUNTIME_BYTES = 350 * 2**20
+"""What a worker takes besides its model."""
+TOKENS_COUNTED = 4096
+"""Tokens of KV cache that a model is expected to hold at least."""
+
+
+def needs_of(reference: Reference, options: ModelOptions, defaults: WorkerSettings, *, has_gpu: bool) -> Needs:
+    """Bytes on GPUs and in RAM, and the devices that the options allow.
+
+    Raises:
+        ApiError: 400; `max_gpu_memory` is not a size.
+    """
+    device, _, number = (options.device or defaults.device).partition(":")
+    pins = tuple(part.strip() for part in (options.gpus or number).split(",") if part.strip())
+    wants_gpu = device in ("cuda", "gpu") or bool(pins) or options.num_gpus > 0
+    allow_gpu = has_gpu and (wants_gpu or device in ("", "auto"))
+    if wants_gpu and not has_gpu:
+        # GPUs that only the worker can see, or none: it says so itself.
+        return Needs(allow_gpu=False)
+    return Needs(
+        gpu=_total(size_of(reference, options, defaults, on_gpu=True)) if allow_gpu else 0,
+        cpu=_total(size_of(reference, options, defaults, on_gpu=False)),
+        allow_gpu=allow_gpu,
+        allow_cpu=not wants_gpu,
+        pins=pins,
+        count=options.num_gpus,
+        cap=_cap(options),
+    )
+
+
+def size_of(
+    reference: Reference, options: ModelOptions, defaults: WorkerSettings, *, on_gpu: bool
+) -> Estimate | None:
+    """None when the model's files are not here, or say nothing."""
+    if reference.path is None:
+        return None
+    try:
+        dtype = dtype_of(reference, options, defaults, on_gpu=on_gpu)
+        found = estimate(reference.path, options.quantization, dtype=dtype)
+    except (OSError, ValueError, KeyError):
+        return None
+    return found if found.weights_bytes else None
+
+
+def dtype_of(reference: Reference, options: ModelOptions, defaults: WorkerSettings, *, on_gpu: bool) -> str:
+    """What the weights will be held as; empty is what the files hold."""
+    wanted = options.dtype or defaults.dtype
+    if wanted not in ("", "auto"):
+        return wanted
+    native = read_facts(reference.path).dtype if reference.path is not None else ""
+    wide = not on_gpu and options.device != "mps" and native not in ("", "float32") and not cpu_has_bf16()
+    return "float32" if wide else ""
+
+
+def _total(found: Estimate | None) -> int:
+    if found is None:
+        return 0
+    tokens = min(found.context_length or TOKENS_COUNTED, TOKENS_COUNTED)
+    return found.total_bytes(tokens) + RUNTIME_BYTES
+
+
+def _cap(options: ModelOptions) -> int:
+    try:
+        return parse_size(options.max_gpu_memory) if options.max_gpu_memory else 0
+    except ConfigError as error:
+        raise invalid("max_gpu_memory", error.message) from None
