@@ -213,8 +213,7 @@ class _Draw:
             outside = through - probabilities >= top_p
             outside[:, 0] = False
             probabilities = probabilities.masked_fill(outside, 0.0)
-        picked = draw(self._cut_min_p(probabilities, rows), uniform)
-        return order.gather(-1, picked[:, None]).squeeze(-1), short
+        return _draw_by_id(self._cut_min_p(probabilities, rows), order, logits.shape[-1], uniform), short
 
     def _cut_min_p(self, probabilities: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
         if self.min_p is None:
@@ -248,6 +247,19 @@ def draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     # Rounding can point past the last possible token of the block: step back onto it.
     last = size - 1 - (chosen.flip(-1) > 0).to(torch.int8).argmax(-1, keepdim=True)
     return (block * size + torch.minimum(index, last)).squeeze(1)
+
+
+def _draw_by_id(weights: torch.Tensor, ids: torch.Tensor, vocab: int, uniform: torch.Tensor) -> torch.Tensor:
+    """A token among `ids`, whose weights these are, drawn in the order of the vocabulary.
+
+    In the order of likelihood a draw would turn on which of two nearly equal tokens comes first, and rounding decides
+    that differently from one batch to the next.
+    """
+    if ids.shape[1] * 8 > vocab:
+        return draw(weights.new_zeros(weights.shape[0], vocab).scatter_(1, ids, weights), uniform)
+    ascending, places = ids.sort(-1)
+    picked = draw(weights.gather(-1, places), uniform)
+    return ascending.gather(-1, picked[:, None]).squeeze(-1)
 
 
 def logprobs_of(
