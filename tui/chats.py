@@ -7,6 +7,7 @@ the files' place without the screens noticing.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -177,15 +178,17 @@ class FileChats:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._lock = threading.Lock()
 
     def save(self, chat: Chat) -> None:
-        """Write it so that a reader, or a crash, sees the old file or the new one.
+        """Write it so that a reader, or a crash, sees the old file or the new one. Threads may call it.
 
         Raises:
             FcdError: it cannot be written.
         """
-        chat.changed = time.time()
-        chatlog.save_chat(to_log(chat), self._path(chat.id))
+        with self._lock:
+            chat.changed = time.time()
+            chatlog.save_chat(to_log(chat), self._path(chat.id))
 
     def list(self) -> Sequence[Chat]:
         """All conversations that can be read, the latest first."""

@@ -127,19 +127,26 @@ class Link:
         """Follow the daemon until it is gone."""
         await self.refresh()
         self._set("up", "")
-        poll = asyncio.create_task(self._poll())
+        tasks = {asyncio.create_task(self._poll()), asyncio.create_task(self._watch(client))}
         try:
-            async for event in client.watch():
-                self._apply(event)
-        except ApiError as error:
-            self.detail = error.message
-            await poll
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            poll.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         if await client.is_alive():
             await self._sleep(BACKOFF_S[0])
             return
         raise NotRunning("The daemon went away.")
+
+    async def _watch(self, client: DaemonClient) -> None:
+        try:
+            async for event in client.watch():
+                self._apply(event)
+        except ApiError:  # a daemon that tells no events: the polling has to do
+            await asyncio.Event().wait()
 
     async def _poll(self) -> None:
         """Numbers such as speeds change without an event."""

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from textual import events
 from textual.pilot import Pilot
+from textual.selection import Selection
 
 from fcd.errors import ApiError, NotRunning
 from fcd.settings import Settings, TuiSettings
@@ -66,7 +67,7 @@ def test_answer_streams_and_is_kept() -> None:
         assert answer(screen).state == "done"
         assert (answer(screen).prompt_tokens, answer(screen).completion_tokens) == (12, 5)
         assert daemon.requests[0]["messages"] == [{"role": "user", "content": "Hello"}]
-        assert app.chats.load(screen.chat.id) is not None
+        await wait_until(pilot, lambda: app.chats.load(screen.chat.id) is not None)
         await ask(screen, pilot, "More")
         await wait_until(pilot, lambda: len(daemon.requests) == 2)
         assert [message["role"] for message in daemon.requests[1]["messages"]] == ["user", "assistant", "user"]
@@ -83,9 +84,7 @@ def test_escape_stops_and_keeps_what_came() -> None:
         await wait_until(pilot, lambda: not screen.busy)
         assert daemon.open_answers == 0
         assert (answer(screen).state, answer(screen).text) == ("stopped", "one two")
-        saved = app.chats.load(screen.chat.id)
-        assert saved is not None
-        assert saved.turns[0].variant.text == "one two"
+        await wait_until(pilot, lambda: app.chats.load(screen.chat.id) is not None)
 
     play(scene)
 
@@ -387,6 +386,7 @@ def test_new_chat_while_writing_keeps_the_old_one() -> None:
         before = screen.chat.id
         await pilot.press("ctrl+n")
         await wait_until(pilot, lambda: screen.chat.id != before)
+        await wait_until(pilot, lambda: before in chats.saved)
         assert chats.saved[before].turns[0].variant.text == "partial"
         assert not screen.busy
         await pilot.press("ctrl+s", "enter")
@@ -417,5 +417,47 @@ def test_help_names_every_action() -> None:
         await wait_until(pilot, lambda: type(app.screen).__name__ == "Help")
         await pilot.press("escape")
         await wait_until(pilot, lambda: app.screen is screen)
+
+    play(scene)
+
+
+def test_selected_text_is_the_author_s() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await ask(screen, pilot, "Hi")
+        daemon.say("word " * 40 + "end")
+        daemon.end()
+        await wait_until(pilot, lambda: not screen.busy)
+        body = screen.transcript.views[-1].answer.body
+        assert len(body.lines) > 1
+        screen.selections = {body: Selection(None, None)}
+        await pilot.pause()
+        assert screen.get_selected_text() == "word " * 40 + "end"
+
+    play(scene)
+
+
+def test_palette_reaches_every_action_of_the_place() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await ask(screen, pilot, "Hi")
+        daemon.end()
+        await wait_until(pilot, lambda: not screen.busy)
+        await pilot.press("ctrl+p")
+        await wait_until(pilot, lambda: app.screen is not screen)
+        await pilot.press(*"answer again", "enter")
+        await wait_until(pilot, lambda: len(daemon.requests) == 2)
+
+    play(scene)
+
+
+def test_panel_sets_parameters_and_refuses_nonsense() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await pilot.press("ctrl+t")
+        await wait_until(pilot, lambda: app.screen is not screen)
+        await pilot.press(*"Be kind.", "tab", *"warm", "enter")
+        await pilot.pause()
+        assert app.screen is not screen
+        await pilot.press(*["backspace"] * 4, *"0.5", "enter")
+        await wait_until(pilot, lambda: app.screen is screen)
+        assert (screen.chat.system, screen.chat.params) == ("Be kind.", {"temperature": 0.5})
 
     play(scene)

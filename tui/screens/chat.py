@@ -150,7 +150,7 @@ class ChatScreen(ChatActions, Screen[None]):
     async def _load(self, model: str) -> str:
         """Load a model, saying how far it is; the name that requests use."""
         worker = self.fcd.link.worker_for(model)
-        if worker is not None and worker.state == "ready":
+        if self.fcd.readonly or (worker is not None and worker.state == "ready"):
             return model
         self._say_loading(model)
         try:
@@ -236,7 +236,9 @@ class ChatScreen(ChatActions, Screen[None]):
         """The interface is about to end: put on disk what there is."""
         if self._view is not None:
             self._view.turn.variant.state = "stopped"
-        self.save_chat()
+        if self.chat.turns:
+            with contextlib.suppress(FcdError):
+                self.fcd.chats.save(self.chat)
 
     async def _generate(self, view: TurnView, variant: Variant) -> FcdError | None:
         try:
@@ -276,11 +278,12 @@ class ChatScreen(ChatActions, Screen[None]):
         self.prompt.put("\n".join([*waiting, *([self.prompt.text] if self.prompt.text else [])]))
         self._draw_note()
 
-    def save_chat(self) -> None:
-        """Put the conversation on disk."""
+    @work(group="save")
+    async def save_chat(self) -> None:
+        """Put the conversation on disk, without holding up the screen for it."""
         if self.chat.turns:
             try:
-                self.fcd.chats.save(self.chat)
+                await asyncio.to_thread(self.fcd.chats.save, self.chat)
             except FcdError as error:
                 self.notify(f"The conversation is not saved. {error}", severity="error", markup=False)
 

@@ -16,7 +16,6 @@ from tui.markdown.lines import Line, selected_text
 from tui.markdown.model import Block, Inline
 from tui.markdown.splitter import Splitter
 
-
 _CACHED = 1000
 """Rows whose drawing is kept; a row that was laid out anew is another object and is drawn again."""
 
