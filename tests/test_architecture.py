@@ -52,6 +52,12 @@ def test_model_libraries_stay_in_the_engine_and_in_training() -> None:
     assert offenders("tui", libraries) == []
 
 
+def test_the_grammar_compiler_stays_in_its_package() -> None:
+    """It imports torch, which only engines may."""
+    assert offenders("daemon", ("xgrammar",), allowed=("daemon/engines/structured/",)) == []
+    assert offenders("fcd", ("xgrammar",)) == []
+
+
 def test_sanic_stays_in_the_daemon() -> None:
     assert offenders("fcd", ("sanic",)) == []
     assert offenders("tui", ("sanic",)) == []

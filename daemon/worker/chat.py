@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from daemon.engines.base import GenerationRequest, TokenLogprob
+from daemon.worker.answer import AnswerEvent, AnswerReader, ReadAnswer, Thought
+from daemon.worker.chat_plan import ChatPlan, plan_chat, template_kwargs
 from daemon.worker.generation import (
     Collected,
     Tally,
@@ -20,8 +24,18 @@ from daemon.worker.generation import (
     truncate,
 )
 from daemon.worker.state import Worker
+from daemon.worker.tools.events import CallBegin, Text
 from fcd.wire.openai import ChatRequest
-from fcd.wire.openai_answers import DONE, AssistantMessage, ChatChoice, ChatCompletion, ChunkWriter
+from fcd.wire.openai_answers import (
+    DONE,
+    AnsweredCall,
+    AssistantMessage,
+    CalledFunction,
+    ChatChoice,
+    ChatCompletion,
+    ChunkWriter,
+    FinishReason,
+)
 
 
 @dataclass
@@ -32,14 +46,19 @@ class ChatJob:
     request: GenerationRequest
     tally: Tally
     created: int
+    plan: ChatPlan
 
     @property
     def id(self) -> str:
         return self.request.request_id
 
+    def count_thinking(self, readers: Iterable[AnswerReader]) -> None:
+        if self.plan.tags is not None:
+            self.tally.reasoning_tokens = sum(reader.reasoning_tokens for reader in readers)
+
 
 async def prepare_chat(worker: Worker, asked: ChatRequest) -> ChatJob:
-    """Render, tokenise and check.
+    """Render, tokenise, check, and compile the form that the answer must have.
 
     Raises:
         ApiError: 400 for what the model cannot take, 503 while it is not loaded.
@@ -47,7 +66,13 @@ async def prepare_chat(worker: Worker, asked: ChatRequest) -> ChatJob:
     model = worker.ready()
     info = model.engine.info
     check_ids(asked, info)
-    ids = await model.prompter.chat_ids(asked.messages, asked.chat_template_kwargs, specials=asked.add_special_tokens)
+    use = asked.tool_use
+    prompt, ids = await model.prompter.chat_prompt(
+        asked.messages,
+        template_kwargs(model.prompter.reasoner, asked),
+        specials=asked.add_special_tokens,
+        tools=() if use is None else use.definitions,
+    )
     ids = truncate(ids, asked.truncate_prompt_tokens, info, asked.limit or 1)
     params = sampling_params(
         asked,
@@ -57,38 +82,70 @@ async def prepare_chat(worker: Worker, asked: ChatRequest) -> ChatJob:
         defaults=model.defaults,
         stops=model.prompter.stops,
     )
-    request = GenerationRequest(f"chatcmpl-{uuid.uuid4().hex}", ids, params, n=asked.choices, best_of=asked.choices)
-    return ChatJob(asked, request, Tally(len(ids)), int(time.time()))
+    plan = plan_chat(model.prompter, asked, prompt)
+    if plan.show_specials:
+        params = replace(params, skip_special_tokens=False)
+    request = GenerationRequest(
+        f"chatcmpl-{uuid.uuid4().hex}",
+        ids,
+        params,
+        n=asked.choices,
+        best_of=asked.choices,
+        grammar=None if plan.spec is None else await model.engine.compile_grammar(plan.spec),
+    )
+    return ChatJob(asked, request, Tally(len(ids)), int(time.time()), plan)
 
 
 async def complete_chat(worker: Worker, job: ChatJob) -> ChatCompletion:
     """The whole answer."""
     model = worker.ready()
     choices = [Collected() for _ in range(job.request.n)]
+    readers = [job.plan.reader() for _ in choices]
+    answers = [ReadAnswer() for _ in choices]
     async with aclosing(generate(worker, job.request)) as deltas:
         async for delta in deltas:
             job.tally.add(delta)
             choices[delta.index].add(delta)
-    answer = ChatCompletion(
+            answers[delta.index].add(readers[delta.index].feed(delta.text, len(delta.token_ids)))
+    for answer, reader in zip(answers, readers, strict=True):
+        answer.add(reader.finish())
+    job.count_thinking(readers)
+    whole = ChatCompletion(
         id=job.id,
         created=job.created,
         model=job.asked.model,
         choices=[
             ChatChoice(
                 index,
-                AssistantMessage("assistant", choice.text),
+                _message(job, answer),
                 model.tokens.chat(choice.logprobs) if job.asked.logprobs else None,
-                choice.finish_reason,
+                reason_of(choice.finish_reason, called=bool(answer.calls)),
                 choice.stop_reason,
             )
-            for index, choice in enumerate(choices)
+            for index, (choice, answer) in enumerate(zip(choices, answers, strict=True))
         ],
         usage=job.tally.usage(),
         system_fingerprint=worker.fingerprint,
     )
     if job.asked.prompt_logprobs is not None:
-        answer.prompt_logprobs = model.tokens.prompt(_prompt_logprobs(choices))
-    return answer
+        whole.prompt_logprobs = model.tokens.prompt(_prompt_logprobs(choices))
+    return whole
+
+
+def _message(job: ChatJob, answer: ReadAnswer) -> AssistantMessage:
+    message = AssistantMessage("assistant", answer.text or (None if answer.calls else ""))
+    if answer.thinking:
+        message.reasoning_content = answer.thinking
+    if answer.calls:
+        message.tool_calls = [
+            AnsweredCall(job.plan.family.new_id(), CalledFunction(call.name, call.arguments)) for call in answer.calls
+        ]
+    return message
+
+
+def reason_of(reason: FinishReason, *, called: bool) -> FinishReason:
+    """An answer that ended by itself and called tools ended for them."""
+    return "tool_calls" if called and reason == "stop" else reason
 
 
 async def stream_chat(worker: Worker, job: ChatJob) -> AsyncGenerator[bytes, None]:
@@ -103,23 +160,40 @@ async def stream_chat(worker: Worker, job: ChatJob) -> AsyncGenerator[bytes, Non
         with_usage=job.asked.wants_usage,
     )
     logprobs = bool(job.asked.logprobs)
-    begun: set[int] = set()
+    readers: dict[int, AnswerReader] = {}
     async with aclosing(generate(worker, job.request)) as deltas:
         async for delta in deltas:
             job.tally.add(delta)
-            out = b""
-            if delta.index not in begun:
-                begun.add(delta.index)
-                out = write.role(delta.index)
+            index, out = delta.index, b""
+            reader = readers.get(index)
+            if reader is None:
+                reader = readers[index] = job.plan.reader()
+                out = write.role(index)
+            text = delta.text if job.plan.plain else ""
             if logprobs and delta.logprobs:
-                out += write.text_with_logprobs(delta.index, delta.text, tokens.chat(delta.logprobs))
-            elif delta.text:
-                out += write.text(delta.index, delta.text)
+                out += write.text_with_logprobs(index, text, tokens.chat(delta.logprobs))
+            elif text:
+                out += write.text(index, text)
+            if not job.plan.plain:
+                events = reader.feed(delta.text, len(delta.token_ids))
+                events += reader.finish() if delta.finish_reason is not None else []
+                out += b"".join(_chunk(write, job, index, event) for event in events)
             if delta.finish_reason is not None:
-                out += write.finish(delta.index, finish_reason(delta), delta.stop_reason)
+                out += write.finish(index, reason_of(finish_reason(delta), called=reader.called), delta.stop_reason)
             if out:
                 yield out
+    job.count_thinking(readers.values())
     yield (write.usage(job.tally.usage()) if job.asked.wants_usage else b"") + DONE
+
+
+def _chunk(write: ChunkWriter, job: ChatJob, index: int, event: AnswerEvent) -> bytes:
+    if isinstance(event, Text):
+        return write.text(index, event.text)
+    if isinstance(event, Thought):
+        return write.reasoning(index, event.text)
+    if isinstance(event, CallBegin):
+        return write.call(index, event.index, job.plan.family.new_id(), event.name)
+    return write.arguments(index, event.index, event.text)
 
 
 def _prompt_logprobs(choices: Sequence[Collected]) -> Sequence[TokenLogprob]:

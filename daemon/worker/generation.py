@@ -109,13 +109,15 @@ class Tally:
     prompt_tokens: int
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int | None = None
+    """None where the model does not think."""
 
     def add(self, delta: Delta) -> None:
         self.completion_tokens += len(delta.token_ids)
         self.cached_tokens += delta.cached_tokens
 
     def usage(self) -> Usage:
-        return usage_of(self.prompt_tokens, self.completion_tokens, self.cached_tokens)
+        return usage_of(self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.reasoning_tokens)
 
 
 @dataclass

@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from daemon.worker.reasoning import detect_reasoning
+from daemon.worker.tools.families import detect_family
+from daemon.worker.tools.prompting import in_plain_words
 from fcd.errors import ApiError, UsageError, invalid
 from fcd.templates import DEFAULT, ConvTemplate, Turn, get_template
 from fcd.wire.openai import Message
@@ -35,6 +38,10 @@ class Prompter:
         self.raw = raw
         self.bos_id: int | None = tokenizer.bos_token_id
         self._source = "" if template is not None or raw else _template_source(tokenizer)
+        added = {str(token): token for token in getattr(tokenizer, "added_tokens_decoder", {}).values()}
+        self.special_tokens = frozenset(text for text, token in added.items() if getattr(token, "special", False))
+        self.family = detect_family(self._source, added)
+        self.reasoner = detect_reasoning(self._source, added)
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -47,20 +54,54 @@ class Prompter:
         return self.raw or self.template is not None
 
     def render(
-        self, messages: Sequence[Message], kwargs: dict[str, Any] | None = None, *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Message],
+        kwargs: dict[str, Any] | None = None,
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[dict[str, Any]] = (),
     ) -> str:
-        """The prompt's text.
+        """The prompt's text. A template that knows no tools gets them, their calls and results as plain text.
 
         Raises:
             ApiError: 400 naming the message that the template has no place for.
         """
+        if not self.family.native and (tools or any(m.role == "tool" or m.tool_calls for m in messages)):
+            return self._render_plainly(messages, kwargs, add_generation_prompt, tools)
+        return self._render(messages, kwargs, add_generation_prompt, tools)
+
+    def _render_plainly(
+        self,
+        messages: Sequence[Message],
+        kwargs: dict[str, Any] | None,
+        add_generation_prompt: bool,
+        tools: Sequence[dict[str, Any]],
+    ) -> str:
+        if self.raw and tools:
+            raise ApiError(400, "This model answers one text at a time and calls no tools.", param="tools")
+        try:
+            return self._render(in_plain_words(messages, tools), kwargs, add_generation_prompt, ())
+        except ApiError:
+            if not tools:
+                raise
+        # Some templates take no system message.
+        return self._render(in_plain_words(messages, tools, as_user=True), kwargs, add_generation_prompt, ())
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        kwargs: dict[str, Any] | None,
+        add_generation_prompt: bool,
+        tools: Sequence[dict[str, Any]],
+    ) -> str:
         if self.raw:
             return _last_user(messages)
         if self.template is not None:
             if kwargs:
                 raise invalid("chat_template_kwargs", f"The template '{self.template.name}' takes no parameters.")
             return self.template.render(_turns(messages), add_generation_prompt=add_generation_prompt)
-        return self._render_own(messages, kwargs or {}, add_generation_prompt)
+        given = {**(kwargs or {}), **({"tools": list(tools)} if tools else {})}
+        return self._render_own(messages, given, add_generation_prompt)
 
     def encode(self, text: str, *, specials: bool) -> list[int]:
         """Token ids; with `specials`, the tokenizer's BOS and the like are added, and no BOS is doubled."""
@@ -81,13 +122,28 @@ class Prompter:
         add_generation_prompt: bool = True,
     ) -> list[int]:
         """The token ids of a chat's prompt."""
+        return (
+            await self.chat_prompt(messages, kwargs, specials=specials, add_generation_prompt=add_generation_prompt)
+        )[1]
+
+    async def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        kwargs: dict[str, Any] | None = None,
+        *,
+        specials: bool | None = None,
+        add_generation_prompt: bool = True,
+        tools: Sequence[dict[str, Any]] = (),
+    ) -> tuple[str, list[int]]:
+        """A chat's prompt as text and as token ids."""
         wanted = self.specials_by_default if specials is None else specials
 
-        def work() -> list[int]:
-            text = self.render(messages, kwargs, add_generation_prompt=add_generation_prompt)
-            return self.encode(text, specials=wanted)
+        def work() -> tuple[str, list[int]]:
+            text = self.render(messages, kwargs, add_generation_prompt=add_generation_prompt, tools=tools)
+            return text, self.encode(text, specials=wanted)
 
-        return await off_loop(work, sum(len(message.text) for message in messages))
+        size = sum(len(message.text) for message in messages)
+        return await off_loop(work, size + LONG_TEXT // 8 * len(tools))
 
     async def text_ids(self, text: str, *, specials: bool = True) -> list[int]:
         return await off_loop(lambda: self.encode(text, specials=specials), len(text))
@@ -116,14 +172,14 @@ class Prompter:
             self._require("tool_calls", f"messages[{position}].tool_calls")
             shown["tool_calls"] = [
                 {
-                    "id": call.id,
+                    "id": self.family.known_id(call.id),
                     "type": call.type,
                     "function": {"name": call.function.name, "arguments": _arguments(call.function.arguments)},
                 }
                 for call in message.tool_calls
             ]
         if message.tool_call_id is not None:
-            shown["tool_call_id"] = message.tool_call_id
+            shown["tool_call_id"] = self.family.known_id(message.tool_call_id)
         if message.reasoning_content is not None:
             shown["reasoning_content"] = message.reasoning_content
         return shown

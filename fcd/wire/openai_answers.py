@@ -6,11 +6,15 @@ from typing import Any, Literal
 
 import msgspec
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class PromptDetails(msgspec.Struct):
     cached_tokens: int = 0
+
+
+class CompletionDetails(msgspec.Struct):
+    reasoning_tokens: int = 0
 
 
 class Usage(msgspec.Struct):
@@ -18,10 +22,17 @@ class Usage(msgspec.Struct):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptDetails = msgspec.field(default_factory=PromptDetails)
+    completion_tokens_details: CompletionDetails | msgspec.UnsetType = msgspec.UNSET
+    """For models that think before they answer."""
 
 
-def usage_of(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> Usage:
-    return Usage(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens, PromptDetails(cached_tokens))
+def usage_of(
+    prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0, reasoning_tokens: int | None = None
+) -> Usage:
+    usage = Usage(prompt_tokens, completion_tokens, prompt_tokens + completion_tokens, PromptDetails(cached_tokens))
+    if reasoning_tokens is not None:
+        usage.completion_tokens_details = CompletionDetails(reasoning_tokens)
+    return usage
 
 
 class TopLogprob(msgspec.Struct):
@@ -62,10 +73,24 @@ class PromptLogprob(msgspec.Struct):
 PromptLogprobs = list[dict[str, PromptLogprob] | None]
 
 
+class CalledFunction(msgspec.Struct):
+    name: str
+    arguments: str
+    """JSON text."""
+
+
+class AnsweredCall(msgspec.Struct):
+    id: str
+    function: CalledFunction
+    type: str = "function"
+
+
 class AssistantMessage(msgspec.Struct):
     role: str
-    content: str
+    content: str | None
     refusal: None = None
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[AnsweredCall] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChoice(msgspec.Struct):
@@ -196,6 +221,24 @@ class ChunkWriter:
     def text(self, index: int, text: str) -> bytes:
         """A piece of the answer."""
         return self._start(index) + _encode(text) + self._plain_end
+
+    def reasoning(self, index: int, text: str) -> bytes:
+        """A piece of what a model thinks before it answers."""
+        return self._delta(index, {"reasoning_content": text})
+
+    def call(self, index: int, position: int, id: str, name: str) -> bytes:
+        """A call of a tool begins; its arguments follow."""
+        function = {"name": name, "arguments": ""}
+        return self._delta(
+            index, {"tool_calls": [{"index": position, "id": id, "type": "function", "function": function}]}
+        )
+
+    def arguments(self, index: int, position: int, text: str) -> bytes:
+        """A piece of a call's arguments."""
+        return self._delta(index, {"tool_calls": [{"index": position, "function": {"arguments": text}}]})
+
+    def _delta(self, index: int, delta: dict[str, Any]) -> bytes:
+        return self._head + b',"choices":[{"index":%d,"delta":' % index + _encode(delta) + self._plain_end[1:]
 
     def text_with_logprobs(self, index: int, text: str, logprobs: ChatLogprobs | CompletionLogprobs) -> bytes:
         close = b'},"logprobs":' if self._chat else b',"logprobs":'

@@ -10,22 +10,19 @@ from msgspec import Meta
 from fcd.errors import ApiError, invalid, unsupported
 from fcd.wire.openai_decode import RequestDecoder
 from fcd.wire.openai_sampling import MAX_LOGPROBS, SamplingFields, check_min_tokens, check_sampling, refuse
+from fcd.wire.openai_tools import JsonForm, ResponseFormat, Tool, ToolChoice, ToolUse, json_form, tool_use
 
 MAX_MESSAGES: Final = 4096
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 _NOT_OFFERED: Final[dict[str, tuple[Any, ...]]] = {
-    "tools": ([],),
-    "tool_choice": ("none",),
-    "parallel_tool_calls": (),
     "functions": ([],),
     "function_call": ("none",),
-    "response_format": ({"type": "text"},),
     "audio": (),
     "modalities": (["text"],),
     "prediction": (),
-    "reasoning_effort": (),
     "verbosity": (),
     "web_search_options": (),
     "moderation": (),
@@ -107,16 +104,16 @@ class ChatRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    tools: Any = None
-    tool_choice: Any = None
-    parallel_tool_calls: Any = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    reasoning_effort: ReasoningEffort | None = None
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
     audio: Any = None
     modalities: Any = None
     prediction: Any = None
-    reasoning_effort: Any = None
     verbosity: Any = None
     web_search_options: Any = None
     moderation: Any = None
@@ -134,6 +131,16 @@ class ChatRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
         """How many alternatives per token; None when no log-probabilities are wanted."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
+    @property
+    def tool_use(self) -> ToolUse | None:
+        """What the model may call; None for nothing."""
+        return tool_use(self.tools, self.tool_choice, self.parallel_tool_calls)
+
+    @property
+    def json_form(self) -> JsonForm | None:
+        """The form that the answer must have; None for text."""
+        return json_form(self.response_format)
+
 
 _DECODER: Final = RequestDecoder(ChatRequest)
 
@@ -148,6 +155,7 @@ def parse_chat(body: bytes) -> ChatRequest:
     refuse(request, _NOT_OFFERED)
     check_sampling(request)
     _check_limits(request)
+    _check_forms(request)
     check_messages(request.messages)
     check_template_kwargs(request.chat_template_kwargs)
     return request
@@ -169,6 +177,12 @@ def _check_limits(request: ChatRequest) -> None:
         raise invalid("top_logprobs", "'top_logprobs' needs 'logprobs' to be true.")
     if request.prompt_logprobs is not None and request.stream:
         raise invalid("prompt_logprobs", "'prompt_logprobs' cannot be streamed.")
+
+
+def _check_forms(request: ChatRequest) -> None:
+    """Tools and the answer's form, and what does not go together with them."""
+    if (request.tool_use is not None or request.json_form is not None) and request.min_tokens:
+        raise invalid("min_tokens", "'min_tokens' cannot be kept where tools or 'response_format' say what may follow.")
 
 
 def check_messages(messages: list[Message]) -> None:

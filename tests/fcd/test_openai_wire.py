@@ -50,6 +50,7 @@ def status_of(parse: Callable[[bytes], Any], body: bytes) -> int:
     return 200
 
 
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 GOOD: list[dict[str, Any]] = [
     {},
     {"temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0.1, "repetition_penalty": 1.1},
@@ -62,6 +63,10 @@ GOOD: list[dict[str, Any]] = [
     {"keep_alive": -1, "stop_token_ids": [1, 2], "ignore_eos": True, "add_special_tokens": False},
     {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "modalities": ["text"]},
     {"truncate_prompt_tokens": -1, "prompt_logprobs": 0, "chat_template_kwargs": {"enable_thinking": False}},
+    {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False},
+    {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "add"}}},
+    {"response_format": {"type": "json_object"}, "reasoning_effort": "low"},
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}},
 ]
 
 
@@ -130,6 +135,44 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"model": ""}, "model"),
     ({"model": 3}, "model"),
     ({"no_such_field": 1}, "no_such_field"),
+    ({"tools": {"type": "something"}}, "tools"),
+    ({"tools": [{"type": "retrieval", "function": {"name": "a"}}]}, "tools[0].type"),
+    ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
+    ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+    ({"tools": [{"type": "function", "function": {"name": "x" * 65}}]}, "tools[0].function.name"),
+    ({"tools": [{"type": "function", "function": {"name": "a", "parameters": []}}]}, "tools[0].function.parameters"),
+    (
+        {"tools": [{"type": "function", "function": {"name": "a", "parameters": {"type": "string"}}}]},
+        "tools[0].function.parameters",
+    ),
+    ({"tools": [{"type": "function", "function": {"name": "a", "zip": 1}}]}, "tools[0].function.zip"),
+    ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
+    ({"tools": [TOOL] * 129}, "tools"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "sub"}}},
+        "tool_choice.function.name",
+    ),
+    ({"parallel_tool_calls": True}, "parallel_tool_calls"),
+    ({"tools": [TOOL], "min_tokens": 3}, "min_tokens"),
+    ({"response_format": {"type": "something"}}, "response_format.type"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+    ({"response_format": {"type": "json_object", "json_schema": {"name": "a"}}}, "response_format.json_schema"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+        "response_format.json_schema.schema",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}},
+        "response_format.json_schema.name",
+    ),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": 3}}},
+        "response_format.json_schema.schema",
+    ),
+    ({"response_format": {"type": "json_object"}, "min_tokens": 1}, "min_tokens"),
+    ({"reasoning_effort": "extreme"}, "reasoning_effort"),
 ]
 
 
@@ -141,16 +184,11 @@ def test_what_is_refused_names_the_field(fields: dict[str, Any], param: str) -> 
 @pytest.mark.parametrize(
     "name",
     [
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
         "functions",
         "function_call",
-        "response_format",
         "audio",
         "modalities",
         "prediction",
-        "reasoning_effort",
         "verbosity",
         "web_search_options",
     ],

@@ -5,21 +5,23 @@ from __future__ import annotations
 import re
 from typing import Final
 
-CHARACTER: Final = r"[^\0-\x1f\"\\]"
-"""A character that may stand unescaped in a JSON string (RFC 8259, section 7)."""
+CHARACTER: Final = r"[ !#-\[\]-\ud7ff\ue000-\U0010ffff]"
+"""A character that may stand unescaped in a JSON string (RFC 8259, section 7); half a surrogate pair is none."""
 
-_LENGTH_LIMITED: Final = r"[^\"\\\r\n]"
+_LOOSE: Final = (r"[^\"\\\r\n]", r"[^\0-\x1f\"\\\r\n]")
+"""What xgrammar writes for that: in strings of limited length, and in others."""
 _LITERAL: Final = r'"(?:\\.|[^"\\])*"'
-_CLASS: Final = re.compile(_LITERAL + "|(?P<it>" + re.escape(_LENGTH_LIMITED) + ")")
+_CLASS: Final = re.compile(_LITERAL + "|(?P<it>" + "|".join(map(re.escape, _LOOSE)) + ")")
 _CHARACTER_RULE: Final = re.compile(r"^(?P<name>\w+) ::= \(\(" + re.escape(CHARACTER) + r"\)\)$", re.MULTILINE)
 
 
 def repair(text: str) -> str:
-    """The same grammar, with strings of limited length put right.
+    """The same grammar, with its strings put right.
 
-    Where a string has a `minLength` or `maxLength`, xgrammar lets control characters through, which are no JSON, and
-    repeats the character as often as the limit says, so that a limit of 100 takes seconds to compile for a large
-    vocabulary. Here the characters are JSON's, and the limit becomes a count of characters kept while matching.
+    xgrammar lets the bytes of surrogates through, which are no UTF-8. Where a string has a `minLength` or `maxLength`,
+    it lets control characters through, which are no JSON, and repeats the character as often as the limit says, so
+    that a limit of 100 takes seconds to compile for a large vocabulary. Here the characters are JSON's, and the limit
+    becomes a count of characters kept while matching.
     """
     text = _CLASS.sub(lambda found: CHARACTER if found["it"] else found[0], text)
     names = [found["name"] for found in _CHARACTER_RULE.finditer(text)]

@@ -10,6 +10,7 @@ import msgspec
 from fcd.errors import ApiError
 from fcd.templates import Turn
 from fcd.wire.openai import ChatRequest, CompletionRequest, EmbeddingRequest, Message, SamplingFields
+from fcd.wire.openai_tools import ResponseFormat
 
 
 def _words(text: str) -> frozenset[str]:
@@ -39,7 +40,7 @@ _ASKS_NOTHING: Final[Mapping[str, tuple[Any, ...]]] = {
     "functions": ([],),
     "tool_choice": ("none",),
     "function_call": ("none",),
-    "response_format": ({"type": "text"},),
+    "response_format": (ResponseFormat("text"),),
     "modalities": (["text"],),
     "suffix": ("",),
     "echo": (False,),

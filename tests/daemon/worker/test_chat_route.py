@@ -158,7 +158,14 @@ def test_max_tokens_defaults_to_the_rest_of_the_context() -> None:
         ({"stop_token_ids": [2000000000]}, "stop_token_ids", "invalid_request"),
         ({"chat_template_kwargs": {"fail": True}}, "messages", "invalid_request"),
         ({"model": "other"}, "model", "model_not_found"),
-        ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
+        ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function", "missing_required_parameter"),
+        ({"reasoning_effort": "high"}, "reasoning_effort", "unsupported_parameter"),
+        (
+            {"chat_template_kwargs": {"enable_thinking": True}},
+            "chat_template_kwargs.enable_thinking",
+            "unsupported_parameter",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_the_engine(fields: dict[str, Any], param: str, code: str) -> None:

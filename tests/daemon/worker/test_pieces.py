@@ -87,14 +87,16 @@ def test_a_chat_is_rendered_by_the_tokenizers_template(tokenizer: Any) -> None:
     assert prompter.decode(prompter.encode(text, specials=False)) == text
 
 
-def test_tool_calls_are_refused_where_the_template_has_no_place_for_them(tokenizer: Any) -> None:
-    call = {"id": "1", "function": {"name": "f", "arguments": "{}"}}
+def test_tool_calls_are_written_out_where_the_template_has_no_place_for_them(tokenizer: Any) -> None:
+    call = {"id": "1", "function": {"name": "f", "arguments": '{"a": 1}'}}
     import msgspec
 
     message = msgspec.convert({"role": "assistant", "tool_calls": [call]}, Message)
-    with pytest.raises(ApiError) as caught:
-        Prompter(tokenizer, None).render([message])
-    assert caught.value.param == "messages[0].tool_calls"
+    results = [Message(role="tool", tool_call_id="1", content=text) for text in ("one", "two")]
+    text = Prompter(tokenizer, None).render([message, *results])
+    assert '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>' in text
+    assert text.count("<|im_start|>user") == 1
+    assert "<tool_response>\none\n</tool_response>\n<tool_response>\ntwo\n</tool_response>" in text
 
 
 def test_which_template_is_used(tokenizer: Any, tmp_path: Path) -> None:
