@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx2 as httpx
 import msgspec
@@ -30,6 +31,7 @@ from fcd.wire.admin import (
     WorkerInfo,
     WorkerList,
 )
+from fcd.wire.neighbours import AttachRequest
 
 T = TypeVar("T")
 
@@ -127,6 +129,13 @@ class Client(ArenaCalls):
 
     async def stop_worker(self, name: str) -> None:
         await self.json("DELETE", f"/api/workers/{name}")
+
+    async def attach_worker(self, request: AttachRequest) -> WorkerInfo:
+        """Use a server that speaks OpenAI's routes as a worker."""
+        return msgspec.convert(await self.json("POST", "/api/workers/attach", request), WorkerInfo)
+
+    async def detach_worker(self, name: str) -> None:
+        await self.json("POST", f"/api/workers/{quote(name, safe='')}/detach")
 
     async def restart_worker(self, name: str) -> None:
         await self.json("POST", f"/api/workers/{name}/restart")

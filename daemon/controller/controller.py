@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sanic import Blueprint
 
 from daemon.controller.estimates import Estimates
+from daemon.controller.attach import Attachments
 from daemon.controller.fastchat import FastChatView
 from daemon.controller.hub import Hub
 from daemon.controller.join import Join
@@ -85,6 +86,7 @@ class Controller:
             canonical=lambda name: self._aliases.get(name, name),
             configured=lambda: self._context.settings.models,
         )
+        self.attachments = Attachments(context.store, self.supervisor, self.registry, self._is_reserved)
         self._shown: dict[str, str] = {}
         self._dirty: set[str] = set()
         self._flush: asyncio.TimerHandle | None = None
@@ -99,6 +101,7 @@ class Controller:
         await asyncio.gather(self._machine.refresh(), self.catalog.refresh())
         if self._machine.gpus:
             self._background.append(asyncio.get_running_loop().create_task(self._watch_gpus()))
+        await self.attachments.start()
         self._background.append(asyncio.get_running_loop().create_task(self._preload()))
         self._started = True
 
@@ -244,8 +247,11 @@ class Controller:
         self.supervisor.submit(e.RestartRequested(name))
 
     def stop_worker(self, name: str) -> None:
-        """Raises ApiError 404."""
+        """Raises ApiError: 404, or 409 for a server that was attached."""
         self._require(name, local=False)
+        record = self.registry.get(name)
+        if record is not None and record.attached:
+            raise ApiError(409, f"'{name}' is attached: `fcd worker detach {name}` forgets it.", code="attached")
         self.supervisor.submit(e.StopRequested(name))
 
     async def log_lines(self, name: str, lines: int) -> list[str]:
@@ -261,9 +267,10 @@ class Controller:
 
     def blueprints(self, context: DaemonContext) -> Sequence[Blueprint]:
         from daemon.controller.api_routes import api_routes
+        from daemon.controller.neighbour_routes import neighbour_routes
         from daemon.controller.wire_routes import wire_routes
 
-        return [wire_routes(self), api_routes(self, context)]
+        return [wire_routes(self), api_routes(self, context), neighbour_routes(self)]
 
     # Inside
 

@@ -52,7 +52,7 @@ class Join:
             self._register_local(body, caller.name)
             return
         known = self._registry.by_url(body.worker_name)
-        if known is not None and known.local:
+        if known is not None and (known.local or known.attached):
             raise ApiError(409, f"{body.worker_name} is a worker of this daemon.", code="name_taken")
         if body.fcd is not None and body.fcd.worker_id:
             raise ApiError(403, "'fcd.worker_id' names a worker that this daemon started.", code="forbidden")
@@ -114,7 +114,9 @@ class Join:
     def beat(self, body: HeartBeat, caller: Caller) -> bool:
         """Whether the worker is known; one that is not has to register in full."""
         record = self._registry.by_url(body.worker_name)
-        if record is None or (record.local and (caller.kind, caller.name) != ("worker", record.name)):
+        if record is None or record.attached:
+            return False
+        if record.local and (caller.kind, caller.name) != ("worker", record.name):
             return False
         worker = self._supervisor.state.workers.get(record.name)
         if worker is None or (worker.state == "lost" and not record.local):
@@ -126,7 +128,7 @@ class Join:
 
     async def refresh(self) -> None:
         """Ask every worker elsewhere for its status again and forget those that do not answer."""
-        foreign = [record for record in self._registry.all() if not record.local]
+        foreign = [record for record in self._registry.all() if not (record.local or record.attached)]
         statuses = await asyncio.gather(*(poll_status(_status_target(each)) for each in foreign))
         for record, status in zip(foreign, statuses, strict=True):
             if self._registry.get(record.name) is not record:

@@ -31,6 +31,8 @@ class Record(msgspec.Struct, frozen=True):
     target: Target
     multimodal: bool = False
     check_beat: bool = True
+    attached: bool = False
+    """The owner named it here; it knows nothing of controllers."""
     fcd: FcdExtension = msgspec.field(default_factory=FcdExtension)
     gauges: EngineGauges = msgspec.field(default_factory=EngineGauges)
     registered_at: float = 0.0

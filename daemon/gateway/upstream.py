@@ -226,6 +226,8 @@ class UpstreamPool:
                     )
         except TimeoutError:
             raise UpstreamLost(f"no connection within {CONNECT_S:.0f} s") from None
+        except ssl.SSLCertVerificationError as error:
+            raise UpstreamLost(f"its certificate is not trusted: {error.verify_message}") from None
         except OSError as error:
             raise UpstreamLost(error.strerror or str(error)) from None
         return connection
@@ -264,9 +266,10 @@ def _address(target: Target) -> Address:
 def request_bytes(target: Target, method: str, path: str, body: bytes, *, request_id: str) -> bytes:
     """One HTTP/1.1 request. Nothing of the client's headers goes on but its request id."""
     host = f"[{target.host}]" if ":" in target.host else target.host
+    usual = not target.port or target.port == (443 if target.tls else 80)
     lines = [
         f"{method} {target.base_path}{path} HTTP/1.1",
-        f"Host: {host}:{target.port}" if target.port else f"Host: {host}",
+        f"Host: {host}" if usual else f"Host: {host}:{target.port}",
         f"X-Request-Id: {request_id}",
         "Accept: */*",
     ]

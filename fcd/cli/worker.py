@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from fcd.cli.command import Group, Parser, add_json, run_subcommand
 from fcd.cli.model_flags import add_model_flags, for_daemon, model_options
 from fcd.cli.output import print_json, table
+from fcd.cli.secret_file import read_secret
 from fcd.errors import EXIT_OK, FcdError, NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def add_arguments(parser: Parser) -> None:
         ("restart", "start a worker again, a failed one too", _restart),
     ):
         _named(group.add(name, summary, handler))
+    _add_attach(group)
+    _named(group.add("detach", "forget a server that was attached", _detach))
     listing = group.add("list", "list the workers", _list)
     add_json(listing)
     show = _named(group.add("show", "say everything about one worker", _show))
@@ -84,6 +87,28 @@ def _add_run(group: Group) -> None:
         help="beyond loopback, take requests without a key, as FastChat does",
     )
     add_model_flags(parser)
+
+
+def _add_attach(group: Group) -> None:
+    parser = group.add(
+        "attach",
+        "use a server that speaks OpenAI's routes as a worker",
+        _attach,
+        description="Use a server that speaks OpenAI's routes as a worker: llama.cpp, SGLang, Ollama, vLLM, a hosted"
+        " one. The daemon asks it for its models, remembers it over restarts, and never follows its redirects.",
+        epilog="Example: fcd worker attach https://api.example.com --model big=vendor/big-1 --key-file key.txt",
+    )
+    parser.add_argument("url", metavar="URL", help="its base URL, with or without /v1")
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="[NAME=]MODEL",
+        help="use this model of it, under another name if one is given; may be repeated (default: all that it lists)",
+    )
+    parser.add_argument("--name", default="", metavar="NAME", help="what the worker is called (default: host and port)")
+    parser.add_argument("--key-file", type=Path, metavar="FILE", help="file that holds the key that the server wants")
+    add_json(parser)
 
 
 def _port(text: str) -> int:
@@ -160,13 +185,7 @@ def read_run_options(args: argparse.Namespace, *, heartbeat_s: float, drain_s: f
 def _token(file: Path | None) -> str:
     if file is None:
         return os.environ.get("FCD_JOIN_TOKEN", "").strip()
-    try:
-        token = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The join token cannot be read from {file}: {error}") from error
-    if not token:
-        raise UsageError(f"{file} holds no join token.", hint="Make one with `fcd token create`.")
-    return token
+    return read_secret(file, "join token", hint="Make one with `fcd token create`.")
 
 
 def _words(text: str) -> list[str]:
@@ -203,6 +222,30 @@ async def _stop(args: argparse.Namespace) -> int:
     async with _client() as client:
         await client.stop_worker(args.name)
     print(f"{args.name} is stopping.")
+    return EXIT_OK
+
+
+async def _attach(args: argparse.Namespace) -> int:
+    from fcd.wire.neighbours import AttachRequest
+
+    models = {}
+    for word in args.model:
+        here, equals, there = word.partition("=")
+        models[here] = there if equals else here
+    key = read_secret(args.key_file, "key") if args.key_file is not None else ""
+    async with _client() as client:
+        worker = await client.attach_worker(AttachRequest(args.url, args.name, models, key))
+    if args.json:
+        print_json(worker)
+        return EXIT_OK
+    print(f"{worker.name} is attached for {', '.join(worker.models)}.")
+    return EXIT_OK
+
+
+async def _detach(args: argparse.Namespace) -> int:
+    async with _client() as client:
+        await client.detach_worker(args.name)
+    print(f"{args.name} is detached.")
     return EXIT_OK
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -176,7 +177,9 @@ class ScriptedWorker:
 
 
 @asynccontextmanager
-async def worker(script: Script, *, name: str = "w1", folder: Path | None = None) -> AsyncIterator[ScriptedWorker]:
+async def worker(
+    script: Script, *, name: str = "w1", folder: Path | None = None, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[ScriptedWorker]:
     """A server that answers every request by `script`, on a unix socket when `folder` is given."""
     scripted = ScriptedWorker(Target(name))
     tasks: set[asyncio.Task[Any]] = set()
@@ -202,7 +205,7 @@ async def worker(script: Script, *, name: str = "w1", folder: Path | None = None
         server = await asyncio.start_unix_server(serve, path)
         scripted.target = Target(name, socket=path)
     else:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
         scripted.target = Target(name, port=server.sockets[0].getsockname()[1])
     try:
         yield scripted

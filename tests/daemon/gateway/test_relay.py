@@ -6,10 +6,14 @@ import asyncio
 import contextlib
 import json
 import random
+import shutil
+import ssl
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
+import msgspec
 import pytest
 
 from daemon.dispatch import Target
@@ -32,6 +36,8 @@ from tests.daemon.harness import (
     whole,
     worker,
 )
+
+JSON = {"Content-Type": "application/json"}
 
 
 def test_an_answer_is_passed_on_untouched() -> None:
@@ -452,5 +458,61 @@ def test_three_hundred_clients_that_leave_at_any_moment_leave_nothing_behind() -
             assert got.text.count("data:") == 20
             log = fcd.context.metrics
             assert log.disconnects > 50
+
+    run(main())
+
+
+def test_the_model_is_called_as_the_worker_calls_it() -> None:
+    async def main() -> None:
+        async with worker(answer(b"{}")) as first:
+            target = msgspec.structs.replace(first.target, names={"m": "vendor/m-1"})
+            async with daemon(target) as fcd:
+                assert (
+                    await fcd.http.post(CHAT, content=b'{"model":"m","a":[1.50, {"b":null}]}', headers=JSON)
+                ).is_success
+                assert json.loads(first.received[0].body) == {"model": "vendor/m-1", "a": [1.5, {"b": None}]}
+                assert b"1.50" in first.received[0].body
+
+    run(main())
+
+
+def test_a_workers_redirect_is_not_passed_on() -> None:
+    async def main() -> None:
+        moved = answer(b"", "307 Temporary Redirect", "Location: http://169.254.169.254/")
+        async with worker(moved) as first, daemon(first.target) as fcd:
+            got = await fcd.http.post(CHAT, json=asks())
+            assert (got.status_code, error_of(got)["code"]) == (502, "bad_upstream")
+            assert "location" not in got.headers
+
+    run(main())
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+@pytest.mark.parametrize("trusted", [True, False])
+def test_workers_behind_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+        + ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    if trusted:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+
+    async def main() -> None:
+        script = stream(STREAM_HEAD, event({"a": 1}), event("[DONE]"), STREAM_END)
+        async with worker(script, tls=context) as first:
+            target = msgspec.structs.replace(first.target, host="localhost", tls=True)
+            async with daemon(target) as fcd:
+                got = await fcd.http.post(CHAT, json=asks(stream=True))
+                if trusted:
+                    assert (await lines_of(got))[-1] == "data: [DONE]"
+                    return
+                assert got.status_code == 502
+                assert "certificate is not trusted" in error_of(got)["message"]
+                assert not first.received
 
     run(main())
