@@ -71,6 +71,8 @@ class Link:
         self._sleep = sleep
         self._wake = asyncio.Event()
         self._start_wanted = ensure is not None
+        self._why = ""
+        """Why starting the daemon failed: said until it is there or is started again."""
 
     @property
     def can_start(self) -> bool:
@@ -83,7 +85,8 @@ class Link:
             NotRunning: there is no daemon now.
         """
         if self.client is None or self.state != "up":
-            raise NotRunning("The daemon is not there.", hint=self.detail)
+            reason = f" {self._why}" if self._why else ""
+            raise NotRunning(f"The daemon is not there.{reason}")
         return self.client
 
     def request_start(self) -> None:
@@ -106,7 +109,7 @@ class Link:
                 failures = 0
                 await self._stay(client)
             except (FcdError, OSError) as error:
-                self._set("gone", str(error))
+                self._set("gone", self._why or str(error))
             if self.state == "gone":
                 await self._pause(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
                 failures += 1
@@ -116,7 +119,12 @@ class Link:
         if self._start_wanted and self._ensure is not None:
             self._start_wanted = False
             self._set("starting", "")
-            address = await self._ensure(lambda text: self._set("starting", text))
+            self._why = ""
+            try:
+                address = await self._ensure(lambda text: self._set("starting", text))
+            except (FcdError, OSError) as error:
+                self._why = str(error)
+                raise
         client = await self._factory(address)
         if not await client.is_alive():
             await client.close()
@@ -126,6 +134,7 @@ class Link:
     async def _stay(self, client: DaemonClient) -> None:
         """Follow the daemon until it is gone."""
         await self.refresh()
+        self._why = ""
         self._set("up", "")
         tasks = {asyncio.create_task(self._poll()), asyncio.create_task(self._watch(client))}
         try:

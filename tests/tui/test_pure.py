@@ -214,3 +214,8 @@ def test_the_interface_imports_no_model_and_no_server_code() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_page_names_every_action() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tui.md").read_text(encoding="utf-8")
+    assert not [action.id for action in ACTIONS if f"| {action.help} | `{action.id}` |" not in page]
