@@ -57,6 +57,11 @@ class Paths(msgspec.Struct, frozen=True):
         return self.runtime / "admin.token"
 
     @property
+    def worker_settings(self) -> Path:
+        """The settings in force, as the daemon writes them for the workers that it starts."""
+        return self.runtime / "settings.json"
+
+    @property
     def sockets(self) -> Path:
         """Where workers put their unix sockets: the runtime folder, or a short stand-in for a path too long."""
         if len(str(self.runtime)) <= _SOCKET_PATH_LIMIT - 30:

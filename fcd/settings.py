@@ -20,6 +20,7 @@ import tomli_w
 from fcd.errors import ConfigError
 
 DEFAULT_PORT = 8000
+_MOST_ALIASES = 8
 DEFAULT_MODEL = "guide"
 MOST_REPLICAS = 64
 
@@ -102,6 +103,28 @@ class TuiSettings(msgspec.Struct, forbid_unknown_fields=True):
     """Action name to key, replacing the one that is built in."""
 
 
+class ArenaSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """Battles and the board."""
+
+    pairing: Literal["uniform", "weighted", "fewest_votes", "most_informative"] = "uniform"
+    """How the two models of a blind battle are drawn."""
+    pools: dict[str, list[str]] = {}
+    """Name of a pool to the models that it draws from."""
+    weights: dict[str, float] = {}
+    """How often `weighted` draws a model, relative to 1; 0 is never."""
+    undo_s: float = 5.0
+    """How long a vote can be taken back, unless the names were shown."""
+    votes_per_hour: int = 0
+    """Votes that one voter may give in an hour; 0 is no limit."""
+    max_running: int = 16
+    """Battles that may write at once."""
+    max_turns: int = 50
+    max_prompt_chars: int = 30_000
+    anchor: str = ""
+    """The model that has `anchor_rating` on the board; empty puts the mean at 1000."""
+    anchor_rating: float = 1000.0
+
+
 class ModelSettings(msgspec.Struct, forbid_unknown_fields=True):
     """One `[models.NAME]` table: a name of one's own for a model and how to load it."""
 
@@ -121,6 +144,21 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True):
     """How many workers it has while it is loaded, as far as memory allows."""
     preload: bool = False
     """Load it when the daemon starts."""
+    system: str = ""
+    """The system message of chats that bring none. This and what follows makes the name a profile: other names of the
+    same model, loaded the same way, share its worker and keep their own defaults."""
+    temperature: float | None = None
+    """For requests that leave it out, as are those below."""
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    max_tokens: int | None = None
+    """The longest answer to a request that sets no limit."""
+    stop: list[str] = []
+    """Texts that end an answer."""
 
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True):
@@ -130,15 +168,31 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     worker: WorkerSettings = msgspec.field(default_factory=WorkerSettings)
     chat: ChatSettings = msgspec.field(default_factory=ChatSettings)
     tui: TuiSettings = msgspec.field(default_factory=TuiSettings)
+    arena: ArenaSettings = msgspec.field(default_factory=ArenaSettings)
     models: dict[str, ModelSettings] = {}
     aliases: dict[str, str] = {}
 
+
+PROFILE_RANGES: Mapping[str, tuple[float, float]] = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "top_k": (-1, 2**31 - 1),
+    "min_p": (0, 1),
+    "repetition_penalty": (0.01, 100),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "max_tokens": (1, 2**31 - 1),
+}
+"""The sampling defaults of a profile, with the values that requests may have."""
+
+PROFILE_FIELDS = (*PROFILE_RANGES, "system", "stop")
 
 SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "daemon": DaemonSettings,
     "worker": WorkerSettings,
     "chat": ChatSettings,
     "tui": TuiSettings,
+    "arena": ArenaSettings,
 }
 """Tables with a fixed set of keys, each of which an environment variable can set."""
 
@@ -164,6 +218,23 @@ def load_settings(
             section, key = name.split(".", 1)
             tree.setdefault(section, {})[key] = value
     return _convert(tree, str(config_file))
+
+
+def write_snapshot(file: Path, settings: Settings) -> None:
+    """Put settings that are in force where a worker reads them: config.toml may have been broken since."""
+    temporary = file.with_name(f"{file.name}.new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(msgspec.json.encode(settings))
+    temporary.replace(file)
+
+
+def read_snapshot(file: Path) -> Settings:
+    """Raises ConfigError: it is not there or not whole."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Settings)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigError(f"The settings that the daemon left in {file} cannot be read: {error}") from error
 
 
 def read_config(config_file: Path) -> dict[str, Any]:
@@ -220,6 +291,24 @@ def setting_names() -> list[str]:
     return [f"{section}.{field}" for section, struct in SECTIONS.items() for field in struct.__struct_fields__]
 
 
+def is_profile(model: ModelSettings) -> bool:
+    """Whether requests by this name have defaults of their own."""
+    return any(getattr(model, name) not in (None, "", []) for name in PROFILE_FIELDS)
+
+
+def profile_of(name: str, settings: Settings) -> ModelSettings | None:
+    """The `[models.NAME]` table whose defaults a request by this name has; aliases and `@8bit` are seen through."""
+    for _ in range(_MOST_ALIASES):
+        if name in settings.models:
+            return settings.models[name]
+        plain = name.rpartition("@")[0] if name.endswith(("@8bit", "@4bit")) else name
+        following = settings.aliases.get(name) or (plain if plain != name else None)
+        if following is None:
+            return None
+        name = following
+    return None
+
+
 def get_setting(settings: Settings, name: str) -> Any:
     """The value of `section.key`.
 
@@ -263,6 +352,20 @@ def parse_size(text: str) -> int:
     if match is None or match.group(2).upper() not in _SIZES:
         raise ConfigError(f"'{text}' is not an amount of memory: write 8GiB or 800MiB.")
     return int(float(match.group(1)) * _SIZES[match.group(2).upper()])
+
+
+def _check_model(where: str, name: str, model: ModelSettings) -> None:
+    if not 1 <= model.replicas <= MOST_REPLICAS:
+        raise ConfigError(f"{where}: models.{name}.replicas must be between 1 and {MOST_REPLICAS}.")
+    for field, (low, high) in PROFILE_RANGES.items():
+        value = getattr(model, field)
+        if value is not None and not low <= value <= high:
+            raise ConfigError(f"{where}: models.{name}.{field} must be between {low} and {high}, not {value}.")
+    if is_profile(model) and model.engine not in ("", "transformers"):
+        raise ConfigError(
+            f"{where}: models.{name} has defaults for requests, and the engine '{model.engine}' takes requests as they "
+            "are: leave them out."
+        )
 
 
 def _table(tree: Mapping[str, Any], section: str, config_file: Path) -> Mapping[str, Any]:
@@ -332,8 +435,7 @@ def _convert(tree: Mapping[str, Any], where: str) -> Settings:
         raise ConfigError(f"{where}: daemon.port must be between 0 and 65535, not {settings.daemon.port}.")
     parse_duration(settings.daemon.keep_alive)
     for name, model in settings.models.items():
-        if not 1 <= model.replicas <= MOST_REPLICAS:
-            raise ConfigError(f"{where}: models.{name}.replicas must be between 1 and {MOST_REPLICAS}.")
+        _check_model(where, name, model)
         if model.keep_alive:
             try:
                 parse_duration(model.keep_alive)

@@ -53,7 +53,7 @@ class Estimates:
             kv_bytes_per_token=size.kv_bytes_per_token,
             context_length=size.context_length,
             needed_bytes=size.total_bytes(tokens) + RUNTIME_BYTES,
-            full_context_bytes=size.total_bytes(size.context_length) + RUNTIME_BYTES,
+            full_context_bytes=size.total_bytes(size.context_length),
         )
 
     def _shares(self, found: Preview) -> list[DeviceShare]:

@@ -22,6 +22,7 @@ _LONGEST_NAME = 64
 
 TOKEN_VARIABLE = "FCD_JOIN_TOKEN"
 WATCH_VARIABLE = "FCD_PARENT_WATCH"
+SETTINGS_VARIABLE = "FCD_SETTINGS_FILE"
 _NOT_FOR_WORKERS = ("FCD_API_KEY", TOKEN_VARIABLE)
 
 
@@ -105,7 +106,11 @@ def model_flags(options: ModelOptions) -> list[str]:
 
 
 def worker_environment(
-    token: str, environ: Mapping[str, str] | None = None, *, place: Place | None = None
+    token: str,
+    environ: Mapping[str, str] | None = None,
+    *,
+    place: Place | None = None,
+    settings_file: Path | None = None,
 ) -> dict[str, str]:
     """The daemon's own environment with the worker's token, which argv would show to everybody, and its GPUs."""
     env = {name: value for name, value in (environ or os.environ).items() if name not in _NOT_FOR_WORKERS}
@@ -116,6 +121,8 @@ def worker_environment(
     env[TOKEN_VARIABLE] = token
     env[WATCH_VARIABLE] = "1"
     env["PYTHONUNBUFFERED"] = "1"
+    if settings_file is not None:
+        env[SETTINGS_VARIABLE] = str(settings_file)
     if place is not None and (place.gpus or place.in_ram):
         env["CUDA_VISIBLE_DEVICES"] = ",".join(place.gpus)
     return env

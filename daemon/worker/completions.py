@@ -55,7 +55,7 @@ async def prepare_completion(worker: Worker, asked: CompletionRequest) -> Comple
     job_id, prompts = f"cmpl-{uuid.uuid4().hex}", asked.prompts
     single = len(prompts) == 1
     requests = [
-        await _request(model, asked, prompt, job_id if single else f"{job_id}-{position}", position, single)
+        await _request(worker, asked, prompt, job_id if single else f"{job_id}-{position}", position, single)
         for position, prompt in enumerate(prompts)
     ]
     echoes = [""] * len(prompts)
@@ -68,9 +68,12 @@ async def prepare_completion(worker: Worker, asked: CompletionRequest) -> Comple
 
 
 async def _request(
-    model: Model, asked: CompletionRequest, prompt: Prompt, request_id: str, position: int, single: bool
+    worker: Worker, asked: CompletionRequest, prompt: Prompt, request_id: str, position: int, single: bool
 ) -> GenerationRequest:
+    model = worker.ready()
     info = model.engine.info
+    default = worker.profiles.limit(asked.model) if asked.max_tokens is None else None
+    limit = asked.limit if default is None else default
     param = "prompt" if single else f"prompt[{position}]"
     specials = True if asked.add_special_tokens is None else asked.add_special_tokens
     ids = await model.prompter.text_ids(prompt, specials=specials) if isinstance(prompt, str) else list(prompt)
@@ -78,13 +81,13 @@ async def _request(
         raise invalid(param, f"'{param}' has no tokens; this model has none that begins a text.")
     if max(ids) >= info.vocab_size:
         raise invalid(param, f"'{param}' holds token {max(ids)}; this model has {info.vocab_size}.")
-    ids = truncate(ids, asked.truncate_prompt_tokens, info, asked.limit)
+    ids = truncate(ids, asked.truncate_prompt_tokens, info, limit)
     of_prompt = asked.prompt_logprobs
     if asked.echo and asked.logprobs is not None:
         of_prompt = max(asked.logprobs, of_prompt or 0)
     params = sampling_params(
         asked,
-        max_tokens=allowed_tokens(info, len(ids), asked.limit, param=param, strict=asked.max_tokens is not None),
+        max_tokens=allowed_tokens(info, len(ids), limit, param=param, strict=asked.max_tokens is not None),
         logprobs=asked.logprobs,
         prompt_logprobs=of_prompt,
         defaults=model.defaults,

@@ -14,6 +14,7 @@ from typing import Any
 from daemon.engines.base import Engine, LoadOptions, LoadProgress
 from daemon.worker.options import WorkerOptions
 from daemon.worker.parent import die_with_parent
+from daemon.worker.profiles import Profiles
 from daemon.worker.program import Program
 from daemon.worker.report import Reporter, take_stdout
 from fcd.catalog import Reference, ensure_local, resolve
@@ -51,6 +52,7 @@ def run_worker(options: WorkerOptions, settings: Settings) -> int:
             load_options=load_options(program_options, settings),
             reporter=Reporter(events=events),
             comment_s=settings.daemon.sse_comment_s,
+            profiles=Profiles(settings),
         )
         return await program.run()
 

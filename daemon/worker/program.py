@@ -17,6 +17,7 @@ from daemon.worker.fastchat import fastchat_routes
 from daemon.worker.options import WorkerOptions
 from daemon.worker.parent import watch_stdin
 from daemon.worker.probes import probe_routes
+from daemon.worker.profiles import Profiles
 from daemon.worker.prompts import Prompter, choose_template
 from daemon.worker.registration import Refused, Registration
 from daemon.worker.report import Reporter
@@ -55,9 +56,12 @@ class Program:
         load_options: LoadOptions,
         reporter: Reporter,
         comment_s: float = 10.0,
+        profiles: Profiles | None = None,
     ) -> None:
         self.options = options
         self.worker = Worker(options, names, comment_s=comment_s, on_dead_engine=self._suspect)
+        if profiles is not None:
+            self.worker.profiles = profiles
         self._locate = locate
         self._load = load
         self._load_options = load_options

@@ -48,7 +48,8 @@ def openai_routes(worker: Worker) -> Blueprint:
         worker.ready()
         asked = await _parse(parse_chat, request)
         _check_model(worker, request, asked.model)
-        job = await prepare_chat(worker, asked)
+        job = await prepare_chat(worker, worker.profiles.chat(asked))
+        job.request = worker.profiles.capped(asked, job.request)
         if not asked.streams:
             return json_response(await complete_chat(worker, job))
         await EventStream(request, worker.comment_s).run(stream_chat(worker, job))
@@ -59,7 +60,7 @@ def openai_routes(worker: Worker) -> Blueprint:
         worker.ready()
         asked = await _parse(parse_completion, request)
         _check_model(worker, request, asked.model)
-        job = await prepare_completion(worker, asked)
+        job = await prepare_completion(worker, worker.profiles.completion(asked))
         if not asked.streams:
             return json_response(await complete(worker, job))
         await EventStream(request, worker.comment_s).run(stream_completion(worker, job))

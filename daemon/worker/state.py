@@ -11,9 +11,11 @@ from daemon.engines.base import Engine, EngineStats
 from daemon.worker.defaults import SamplingDefaults
 from daemon.worker.metrics import WorkerMetrics
 from daemon.worker.options import WorkerOptions
+from daemon.worker.profiles import Profiles
 from daemon.worker.prompts import Prompter
 from daemon.worker.tokens import TokenTable
 from fcd.errors import ApiError
+from fcd.settings import Settings
 from fcd.wire.admin import Progress
 
 Status = Literal["loading", "ok", "draining", "failed"]
@@ -46,6 +48,7 @@ class Worker:
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
     active: int = 0
     """Requests being answered, whatever their route."""
+    profiles: Profiles = field(default_factory=lambda: Profiles(Settings()))
     on_dead_engine: Any = None
     """Called with the reason when the engine turns out to be dead."""
 

@@ -14,12 +14,14 @@ from daemon.worker.defaults import SamplingDefaults
 from daemon.worker.fastchat import fastchat_routes
 from daemon.worker.options import WorkerOptions
 from daemon.worker.probes import probe_routes
+from daemon.worker.profiles import Profiles
 from daemon.worker.prompts import Prompter
 from daemon.worker.routes import openai_routes
 from daemon.worker.server import Listeners, new_app
 from daemon.worker.state import Model, Worker
 from daemon.worker.tokens import TokenTable
 from fcd.errors import ApiError
+from fcd.settings import Settings
 from fcd.templates import ConvTemplate
 
 CONTEXT = 64
@@ -165,13 +167,14 @@ def with_worker(
     ready: bool = True,
     comment_s: float = 10.0,
     api_key: str = "",
+    settings: Settings | None = None,
 ) -> None:
     """Serve a fake engine as model `fake`, run `test`, close."""
 
     async def main() -> None:
         used = engine() if callable(engine) else engine or FakeEngine()
         options = WorkerOptions(model="fake", socket=str(socket or ""), api_key=api_key)
-        worker = Worker(options, ["fake"], comment_s=comment_s)
+        worker = Worker(options, ["fake"], comment_s=comment_s, profiles=Profiles(settings or Settings()))
         if ready:
             prompter = Prompter(used.tokenizer, template)
             worker.model = Model(used, prompter, TokenTable(used.tokenizer), SamplingDefaults())
