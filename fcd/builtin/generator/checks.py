@@ -48,7 +48,7 @@ def says_any(options: Iterable[str]) -> Check:
 
 def contains(*needed: str) -> Check:
     """Every one of `needed` appears literally."""
-    return lambda reply: all(text in reply for text in needed)
+    return lambda reply: not is_refusal(reply) and all(text in reply for text in needed)
 
 
 def ends_with(text: str) -> Check:

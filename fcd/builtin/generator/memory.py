@@ -7,7 +7,7 @@ from typing import Final
 
 from fcd.builtin.generator import arithmetic, capitals, casing, dates, facts, opposites, refusal, smalltalk, sorting
 from fcd.builtin.generator.base import Context, Phrasings, Skill, Turn
-from fcd.builtin.generator.checks import says, says_any
+from fcd.builtin.generator.checks import contains, says
 from fcd.builtin.generator.tables import lists, pairs
 from fcd.builtin.generator.wrap import loosen
 
@@ -208,7 +208,7 @@ def _ask(kind: str, ctx: Context) -> Turn:
     if kind in ctx.known:
         value = ctx.known[kind]
         return Turn(question, thing.answer.format(v=value), says(value))
-    return Turn(question, thing.unknown, says_any(["not told"]))
+    return Turn(question, thing.unknown, contains(thing.unknown))
 
 
 def _tell(kind: str, ctx: Context) -> Turn:
