@@ -105,7 +105,7 @@ class Trials:
             steps += 1
             words = np.flatnonzero(bits[0])
             if not len(words):
-                raise Refused("no answer can satisfy it")
+                raise Refused("no answer that this model can write satisfies it")
             word = int(choose.choice(words))
             value = int(bits[0, word]) & 0xFFFFFFFF
             token = word * 32 + choose.choice([bit for bit in range(32) if value >> bit & 1])

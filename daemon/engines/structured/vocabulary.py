@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import xgrammar
+
+_BYTE: Final = re.compile("<0x[0-9A-F]{2}>")
+MARKS: Final = frozenset(
+    {
+        "<tool_call>",
+        "</tool_call>",
+        "[TOOL_CALLS]",
+        "[ARGS]",
+        "[CALL_ID]",
+        "<|python_tag|>",
+        "<think>",
+        "</think>",
+        "[THINK]",
+        "[/THINK]",
+    }
+)
+"""Special tokens that forms are made of: they stand for their own text."""
 
 
 def tokenizer_info(tokenizer: Any, vocab_size: int, stop_ids: Iterable[int]) -> xgrammar.TokenizerInfo:
     """Tokenizer and model width put together.
 
-    Special tokens stand for no text, because the answer does not show them; rows of the model's output that no token
-    belongs to (padding of the vocabulary) can never be chosen.
+    Special tokens stand for no text, because they are no part of an answer; the marks of calls and thinking do. Rows of
+    the model's output that no token belongs to (padding of the vocabulary) can never be chosen.
 
     Args:
         vocab_size: width of the model's logits, which may be more or less than the tokenizer has.
@@ -28,8 +46,12 @@ def tokenizer_info(tokenizer: Any, vocab_size: int, stop_ids: Iterable[int]) -> 
         if index < vocab_size:
             pieces[index] = piece
     for index, added in tokenizer.added_tokens_decoder.items():
-        if index < vocab_size:
-            pieces[index] = "" if added.special else _encoded(added.content, found.vocab_type)
+        if index >= vocab_size or (
+            _BYTE.fullmatch(added.content) and found.vocab_type == xgrammar.VocabType.BYTE_FALLBACK
+        ):
+            continue
+        shown = not added.special or added.content in MARKS
+        pieces[index] = _encoded(added.content, found.vocab_type) if shown else ""
     return xgrammar.TokenizerInfo(
         pieces,
         vocab_type=found.vocab_type,

@@ -16,7 +16,8 @@ MAX_CALLS: Final = 16
 """Calls in one answer when they are required: without a bound, one that is never satisfied would never end."""
 
 _NO_ARGUMENTS: Final[dict[str, Any]] = {"type": "object", "properties": {}, "additionalProperties": False}
-_GAP: Final = {"type": "grammar", "grammar": "root ::= [ \\n\\r\\t]{0,8}"}
+_SPACES: Final = " \\n\\r\\t"
+_GAP: Final = {"type": "grammar", "grammar": f"root ::= [{_SPACES}]{{0,8}}"}
 _OBJECT_HEAD: Final = '{"name": "'
 
 
@@ -44,7 +45,7 @@ def tools_spec(family: ToolFamily, use: ToolUse, form: JsonForm | None, thinking
         sources.append(SchemaSource(form.schema, form.param, form.strict))
         answer, gap = _either(calls.required(), {"type": "schema", "index": len(sources) - 1}), True
     else:
-        answer, gap = calls.free(thinking), family.name == "llama"
+        answer, gap = calls.free(thinking), False
     return GrammarSpec(_after_thinking(answer, thinking, gap=gap), tuple(sources), "tools")
 
 
@@ -69,7 +70,7 @@ class _Calls:
         """Text, and calls where the model begins one."""
         excludes = [] if thinking is None else [thinking.tags.open, thinking.tags.close]
         if self._family.name == "llama":
-            return _either(self.required(), _no_object(excludes))
+            return _sequence(_GAP, {"type": "optional", "content": _either(self.required(), _no_object(excludes))})
         trigger = hermes.OPEN if self._family.name == "hermes" else mistral.CALLS
         tags = [self._list()] if self._family.name == "mistral" else self._tags()
         return {
@@ -116,18 +117,17 @@ def _after_thinking(answer: dict[str, Any], thinking: Thinking | None, *, gap: b
 
 
 def _no_object(excludes: list[str]) -> dict[str, Any]:
-    """Any text but one that begins as a call does: that must be a call."""
-    starts = [_OBJECT_HEAD[:size].replace("\\", "\\\\").replace('"', '\\"') for size in range(len(_OBJECT_HEAD))]
+    """Any text but none, and none that begins as a call does: that must be a call."""
     others = [
-        f'"{start}" [^{_in_class(_OBJECT_HEAD[size])}]' if start else f"[^{_in_class(_OBJECT_HEAD[size])}]"
-        for size, start in enumerate(starts)
+        f'"{_quoted(_OBJECT_HEAD[:size])}" [^{_quoted(_OBJECT_HEAD[size])}{"" if size else _SPACES}]'
+        for size in range(len(_OBJECT_HEAD))
     ]
-    head = {"type": "grammar", "grammar": 'root ::= "" | ' + " | ".join(others)}
+    head = {"type": "grammar", "grammar": "root ::= " + " | ".join(others)}
     return _sequence(head, {"type": "any_text", "excludes": [llama.TAG, *excludes]})
 
 
-def _in_class(char: str) -> str:
-    return '\\"' if char == '"' else char
+def _quoted(text: str) -> str:
+    return text.replace('"', '\\"')
 
 
 def _sequence(*elements: dict[str, Any]) -> dict[str, Any]:
