@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -14,8 +16,10 @@ from fcd.builtin.generator.guard import is_kept_out
 from fcd.builtin.generator.refusal import load_open_prompts
 from fcd.builtin.generator.registry import SKILLS
 from fcd.builtin.generator.words import word_pool
+from fcd.cli.chatting.slash import NAMES as SLASHES
 from fcd.cli.table import COMMANDS
 
+ROOT = Path(__file__).resolve().parents[2]
 PROMPTS, UNSEEN = load_open_prompts()
 WORDS = word_pool(1)
 REFUSAL = "That is beyond me: I am only fcd's small built-in model. Try a larger model: `fcd pull Qwen/Qwen3-0.6B`."
@@ -118,3 +122,13 @@ def test_every_command_of_the_table_of_facts_is_a_known_one() -> None:
     planned = {"engine", "arena", "chats", "train", "eval", "bench"}
     for fact in facts.all_facts():
         assert facts.commands_in(fact.answer) <= COMMANDS.keys() | planned, fact.id
+
+
+def test_flags_and_slash_commands_in_the_facts_exist() -> None:
+    sources = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "fcd" / "cli").rglob("*.py"))
+    for fact in facts.facts():
+        for flag in re.findall(r"(?<![\w-])--[a-z0-9][a-z0-9-]+", fact.answer):
+            assert flag == "--help" or f'"{flag}"' in sources, (fact.id, flag)
+        if fact.id != "health":
+            for name in re.findall(r"(?<![\w/.:])/[a-z]+(?![\w/])", fact.answer):
+                assert name in SLASHES, (fact.id, name)

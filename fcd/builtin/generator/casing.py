@@ -49,6 +49,8 @@ LOWER: Final = Phrasings(
 )  # fmt: skip
 TITLE: Final = Phrasings(
     (
+            "Put this in title case: {t}", "Please capitalize {t}.", "Title-case {t}.", "I need {t} in title case.",
+            "Show {t} in title case.", "Make this title case: {t}",
             "Write this in title case: {t}", "Make each word of {t} start with a capital.", "to title case: {t}",
             "Rewrite {t} in title case.", "Give me {t} in title case.", "Capitalize all words: {t}",
             "Capitalize this: {t}", "Each word with a capital: {t}", "Put a capital at the start of each word: {t}",

@@ -35,6 +35,9 @@ TIMES: Final = Phrasings(
 )  # fmt: skip
 REPLACE: Final = Phrasings(
     (
+            "Take this and replace {a} with {b}: {t}", "Replace {a} with {b} here: {t}",
+            "Please change {a} to {b}: {t}", "Please put {b} for {a}: {t}", "Change word {a} to {b}: {t}",
+            "In this sentence, change {a} to {b}: {t}",
             "Replace {a} with {b} in: {t}", "Replace {a} with {b} in this: {t}", "Change {a} to {b} in: {t}",
             "Change every {a} to {b}: {t}", "Replace the {a} with {b}: {t}", "Replace the word {a} by {b}: {t}",
             "Change the word {a} into {b}: {t}", "Change {a} into {b}: {t}", "Use {b} instead of {a}: {t}",

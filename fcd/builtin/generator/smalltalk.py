@@ -23,6 +23,9 @@ TALK: Final[dict[str, Talk]] = {
     "greeting": Talk(
         Phrasings(
             (
+            "Well, hi", "Oh, hi there", "So, hello", "Hello, dear", "And hello", "Well, good to see you", "Hi hi",
+            "hello guide", "hello, model", "Hey model", "good to see you", "nice to see you", "Hi, guide!",
+            "Hello everybody",
             "Hallo", "Hello, how do you do", "hi, nice to meet you", "Hey buddy", "Hello you", "Well hi",
             "hello world", "Hello!!", "Hi :)", "hey hey", "Hello again, my friend", "Hi again, guide", "oh hello",
             "Hello dear model", "heya",
@@ -44,6 +47,9 @@ TALK: Final[dict[str, Talk]] = {
     "good day": Talk(
         Phrasings(
             (
+            "Good morning, dear", "Good afternoon, dear", "Good evening, my friend", "Good morning, sir",
+            "a good afternoon", "a good morning", "Good evening, everybody", "good evening, model",
+            "Good day, my friend",
             "Good morning, my friend", "Good evening, how are things", "a good evening to you",
             "hello and good morning", "Good afternoon to you", "gm", "Have a good morning", "good day, guide",
             "good morning everybody",
@@ -59,6 +65,9 @@ TALK: Final[dict[str, Talk]] = {
     "how are you": Talk(
         Phrasings(
             (
+            "How are you this evening?", "How are you now?", "How are you this fine day?", "how are you, guide?",
+            "How are you, my friend?", "Good morning, how are you?", "And you, how are you?", "How are you tonight?",
+            "How well are you?", "How do you feel this week?",
             "How are you feeling?", "how are things", "How is your day?", "Hello, how is it going?",
             "Are you feeling well?", "How are things going?", "hi, how do you do", "hey how is your day",
             "How's life?", "How do you feel today?", "Hi! How are you doing today?", "how are u", "And how are you?",
@@ -123,6 +132,9 @@ TALK: Final[dict[str, Talk]] = {
     "goodbye": Talk(
         Phrasings(
             (
+            "Goodbye, guide", "Goodbye guide", "See you, guide", "good bye, model", "Bye, my friend", "Bye, model",
+            "bye bye guide", "Good night, guide", "Ok, bye bye", "Bye now", "Later!", "farewell, guide",
+            "I leave now, goodbye", "Bye and thanks",
             "Goodbye, my friend", "see you again", "I will go now", "Ok, see you", "bye, see you",
             "See you next time", "I am off", "until tomorrow", "I must leave", "ciao, bye", "Take care",
             "take care, bye", "So long", "I'm going now, goodbye", "Thanks, bye", "thank you and goodbye",
@@ -165,6 +177,9 @@ TALK: Final[dict[str, Talk]] = {
     "who made you": Talk(
         Phrasings(
             (
+            "Who is the maker of you?", "Tell me who your maker is.", "Who is responsible for you?",
+            "Your maker, who is it?", "Do you have a maker?", "Do you know your maker?", "Who is it that made you?",
+            "Your author?", "Who are the people behind you?", "Who are your authors?",
             "How did you come to be?", "Who has trained you?", "Who is your author?", "How did you learn?",
             "What data did you learn from?", "Where were you trained?", "Who is behind you?",
             "Which company made you?", "From what data did you learn?", "Who programmed you?",
@@ -250,6 +265,8 @@ TALK: Final[dict[str, Talk]] = {
     "human": Talk(
         Phrasings(
             (
+            "Are you a real human?", "Are you truly alive?", "Are you just a program?", "Are you software?",
+            "Is a person typing this?", "Are you a real robot?", "Have you a heart?", "Do you have real emotions?",
             "Are you a man or a machine?", "Is this a person?", "Am I talking to a human?",
             "Am I talking to a robot?", "Are you a living being?", "Do you have a body?", "Are you a woman?",
             "Is there a human there?", "Are you a computer program?", "Are you a chatbot?", "Do you love?",
@@ -345,6 +362,8 @@ TALK: Final[dict[str, Talk]] = {
     "nothing": Talk(
         Phrasings(
             (
+            "Hm, ok", "Hmmm", "Hm?", "Mhm", "uh", "uh huh", "um", "Ah well", "oh, fine", "Ok, fine", "ok, well",
+            "well, well", "oh dear", "So so", "la la la", "bla bla", "Hm, I see", "ha", "hey ho", "Alright alright",
             "Oh.", "oh ok", "Ok then", "okay!", "Alright then", "all right", "Hmm.", "Hm.", "hm ok", "oh I see",
             "testing 1 2 3", "test 123", "this is a test", "just a test", "ah", "Ah ok", "eh", "well", "Well...",
             "so", "!", "ok ok", "Yes.", "No.", "not really", "Of course", "yep", "yeah", "whatever", "cool story",

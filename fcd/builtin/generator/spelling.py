@@ -10,6 +10,12 @@ from fcd.builtin.generator.wrap import loosen, wrap
 
 SPELL: Final = Phrasings(
     (
+            "What letters is {w} made of?", "Which letters make {w}?", "What letters form {w}?",
+            "Which letters form the word {w}?", "The word {w}, what letters is it made of?",
+            "What are the letters that make the word {w}?", "Of what letters does {w} consist?",
+            "What letters do I need for {w}?", "Which letters do I need to write {w}?", "I cannot spell {w}.",
+            "Teach me how to spell {w}.", "How would one spell {w}?", "How should I spell {w}?",
+            "How do they spell {w}?", "What would the spelling of {w} be?", "how 2 spell {w}",
             "What letters are in {w}?", "Which letters make the word {w}?", "The letters of {w}, please",
             "Of which letters is {w} made?", "Name the letters of {w}.", "Say the letters in {w}.",
             "Write out the letters of {w}.", "Write {w} as single letters.", "How is {w} written?",
@@ -56,6 +62,10 @@ REVERSE: Final = Phrasings(
 )  # fmt: skip
 LENGTH: Final = Phrasings(
     (
+            "How many letters has the word {w}?", "Say how many letters {w} has.",
+            "Give the number of letters in {w}.", "Count how many letters {w} has.",
+            "I want the number of letters in {w}.", "How many letters are in the word {w}?",
+            "Find the length of {w}.", "count {w}'s letters",
             "How long is {w}?", "How many letters: {w}", "Count letters: {w}", "Count the characters in {w}.",
             "The number of letters of {w}", "In {w}, how many letters are there?", "What is the letter count of {w}?",
             "How many letters does it take to write {w}?", "How many letters long is {w}?",
@@ -75,6 +85,14 @@ LENGTH: Final = Phrasings(
 )  # fmt: skip
 OCCURS: Final = Phrasings(
     (
+            "Count how often the letter {c} is in {w}.", "Count how many times {c} is in {w}.",
+            "See how often {c} appears in {w}.", "Tell me how often you find {c} in {w}.",
+            "How often does {c} appear in the word {w}?", "How often can you find {c} in {w}?",
+            "How many times does {c} occur in the word {w}?", "Count the times {c} occurs in {w}.",
+            "How often does the letter {c} occur in {w}?", "How often do you find the letter {c} in {w}?",
+            "Count all {c}'s in the word {w}.", "In the word {w}, how often is there a {c}?",
+            "Find how often {c} occurs in {w}.", "Say how many {c}'s {w} has.",
+            "Please count how many {c} there are in {w}.", "Count each {c} in {w}.", "occurrences of {c} in {w}",
             "How many times can you find {c} in {w}?", "How many times is the letter {c} in {w}?",
             "Does {w} have the letter {c}, and how often?", "How frequently does {c} appear in {w}?",
             "Count {c} in {w}.", "How many letter {c} does {w} have?", "How many {c}'s in {w}?",
