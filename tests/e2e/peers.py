@@ -1,4 +1,4 @@
-"""FastChat's own programs in an environment of their own, which is built from the package index once and kept.
+"""Peers' own programs in environments of their own, which are built from the package index once and kept.
 
 `FCD_TEST_PEERS` names the folder that it is kept in; without it, it is the user's cache. `FCD_REQUIRE_PEERS=1` makes a
 build that fails an error instead of a reason to skip.
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -44,26 +44,30 @@ _BUILD_S = 240
 
 
 def fastchat_python() -> Path:
-    """The interpreter of the environment; builds it the first time. Skips the test where that cannot be done."""
-    mark = hashlib.sha256(json.dumps([PINS, sys.version, sys.prefix]).encode()).hexdigest()[:12]
+    return peer_python("fastchat", PINS)
+
+
+def peer_python(name: str, pins: Sequence[str]) -> Path:
+    """The interpreter of a peer's environment; builds it the first time. Skips the test where that cannot be done."""
+    mark = hashlib.sha256(json.dumps([pins, sys.version, sys.prefix]).encode()).hexdigest()[:12]
     kept = os.environ.get("FCD_TEST_PEERS") or platformdirs.user_cache_dir("fcd-tests")
-    folder = Path(kept) / f"fastchat-{mark}"
+    folder = Path(kept) / f"{name}-{mark}"
     python = folder / "bin" / "python"
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder.with_suffix(".lock"), timeout=2 * _BUILD_S):
             if not (folder / "complete").exists():
-                _build(folder, python)
+                _build(folder, python, pins)
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", "") or str(error)
-        reason = f"FastChat's environment cannot be built in {folder}: {said.strip().splitlines()[-1:]}"
+        reason = f"{name}'s environment cannot be built in {folder}: {said.strip().splitlines()[-1:]}"
         if os.environ.get("FCD_REQUIRE_PEERS") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
     return python
 
 
-def _build(folder: Path, python: Path) -> None:
+def _build(folder: Path, python: Path, pins: Sequence[str]) -> None:
     import torch
 
     venv.create(folder, clear=True, with_pip=True, symlinks=True)
@@ -71,7 +75,7 @@ def _build(folder: Path, python: Path) -> None:
     # What is not in the environment itself is found where the tests found it: torch, and what torch needs.
     (site / "of_the_tests.pth").write_text(f"{Path(torch.__file__).parent.parent}\n")
     subprocess.run(
-        [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *PINS],
+        [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *pins],
         check=True,
         capture_output=True,
         text=True,
