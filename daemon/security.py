@@ -73,6 +73,7 @@ class Security:
         self._admin_token = admin_token
         self._credentials: dict[str, Credential] = {}
         self._workers: dict[str, str] = {}
+        self._peers: dict[str, str] = {}
 
     @classmethod
     async def open(cls, settings: DaemonSettings, store: Store, paths: Paths) -> Security:
@@ -127,6 +128,15 @@ class Security:
 
     def withdraw_worker_token(self, token: str) -> None:
         self._workers.pop(token, None)
+
+    def issue_peer_key(self, name: str) -> str:
+        """A key with which a daemon that this one joined sends requests here; it is only in memory."""
+        key = f"fcd-p-{secrets.token_urlsafe(32)}"
+        self._peers[key] = name
+        return key
+
+    def withdraw_peer_key(self, key: str) -> None:
+        self._peers.pop(key, None)
 
     # Checking
 
@@ -213,6 +223,9 @@ class Security:
         for token, name in self._workers.items():
             if hmac.compare_digest(encoded, token.encode()):
                 return Caller("worker", name), "join"
+        for key, name in self._peers.items():
+            if hmac.compare_digest(encoded, key.encode()):
+                return Caller("key", name), "inference"
         row = self._credentials.get(credentials.id_of(secret))
         if row is None or not row.matches(secret, self._clock()):
             return Caller(), ""

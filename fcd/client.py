@@ -31,7 +31,7 @@ from fcd.wire.admin import (
     WorkerInfo,
     WorkerList,
 )
-from fcd.wire.neighbours import AttachRequest
+from fcd.wire.neighbours import AttachRequest, Head, HeadList, JoinRequest, LeaveRequest
 
 T = TypeVar("T")
 
@@ -133,6 +133,17 @@ class Client(ArenaCalls):
     async def attach_worker(self, request: AttachRequest) -> WorkerInfo:
         """Use a server that speaks OpenAI's routes as a worker."""
         return msgspec.convert(await self.json("POST", "/api/workers/attach", request), WorkerInfo)
+
+    async def heads(self) -> list[Head]:
+        """Daemons that this one has joined."""
+        return (await self._get("/api/heads", HeadList)).heads
+
+    async def join(self, request: JoinRequest) -> Head:
+        """Offer this daemon's models at another."""
+        return msgspec.convert(await self.json("POST", "/api/heads", request), Head)
+
+    async def leave(self, url: str) -> None:
+        await self.json("POST", "/api/heads/leave", LeaveRequest(url))
 
     async def detach_worker(self, name: str) -> None:
         await self.json("POST", f"/api/workers/{quote(name, safe='')}/detach")

@@ -13,6 +13,7 @@ from sanic import Blueprint
 from daemon.controller.estimates import Estimates
 from daemon.controller.attach import Attachments
 from daemon.controller.fastchat import FastChatView
+from daemon.controller.heads import Heads
 from daemon.controller.hub import Hub
 from daemon.controller.join import Join
 from daemon.controller.loads import follow_load
@@ -78,7 +79,8 @@ class Controller:
             on_gone=self._gone,
             use_sockets=hasattr(asyncio, "start_unix_server"),
         )
-        self.join = Join(self.supervisor, self.registry, self._is_reserved)
+        self.heads = Heads(context, self)
+        self.join = Join(self.supervisor, self.registry, self._is_reserved, self.heads.is_above)
         self._aliases: dict[str, str] = {}
         self.fastchat = FastChatView(
             self.supervisor,
@@ -102,6 +104,7 @@ class Controller:
         if self._machine.gpus:
             self._background.append(asyncio.get_running_loop().create_task(self._watch_gpus()))
         await self.attachments.start()
+        await self.heads.start()
         self._background.append(asyncio.get_running_loop().create_task(self._preload()))
         self._started = True
 
@@ -111,6 +114,7 @@ class Controller:
             task.cancel()
         if self._flush is not None:
             self._flush.cancel()
+        await self.heads.close()
         try:
             # The gateway has already waited for the requests that run.
             await self.supervisor.close(0.0)

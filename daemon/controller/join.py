@@ -35,10 +35,17 @@ _NAME_LIMIT = 512
 class Join:
     """The door of the registry."""
 
-    def __init__(self, supervisor: Supervisor, registry: Registry, is_reserved: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        registry: Registry,
+        is_reserved: Callable[[str], bool],
+        is_above: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._supervisor = supervisor
         self._registry = registry
         self._is_reserved = is_reserved
+        self._is_above = is_above
         self._polls: set[asyncio.Task[None]] = set()
 
     async def register(self, body: RegisterWorker, caller: Caller, peer: str) -> None:
@@ -66,7 +73,11 @@ class Join:
             if status is None:
                 log.warning("%s registered without a status and does not answer for it", body.worker_name)
                 return
+        if body.fcd is not None and body.fcd.daemon_id:
+            status = self._check_daemon(body.fcd.daemon_id, status)
         self._check_models(status, caller)
+        if body.fcd is not None:
+            await _check_reachable(target)
         if known is None and len(self._registry.all()) >= _MOST_FOREIGN:
             raise ApiError(429, f"{_MOST_FOREIGN} workers are registered, as many as may be.", code="overloaded")
         record = Record(
@@ -128,7 +139,7 @@ class Join:
 
     async def refresh(self) -> None:
         """Ask every worker elsewhere for its status again and forget those that do not answer."""
-        foreign = [record for record in self._registry.all() if not (record.local or record.attached)]
+        foreign = [each for each in self._registry.all() if not (each.local or each.attached or each.fcd.daemon_id)]
         statuses = await asyncio.gather(*(poll_status(_status_target(each)) for each in foreign))
         for record, status in zip(foreign, statuses, strict=True):
             if self._registry.get(record.name) is not record:
@@ -156,6 +167,21 @@ class Join:
         task = asyncio.get_running_loop().create_task(work)
         self._polls.add(task)
         task.add_done_callback(self._polls.discard)
+
+    def _check_daemon(self, daemon_id: str, status: WorkerStatus) -> WorkerStatus:
+        """What a whole daemon may serve here: all that this machine has not itself.
+
+        Raises:
+            ApiError: 409 for one that this daemon has joined itself, and for one that brings nothing new.
+        """
+        if self._is_above(daemon_id):
+            raise ApiError(
+                409, "This daemon has joined that one, by itself or by way of others: a ring is refused.", code="loop"
+            )
+        names = [name for name in status.model_names if not self._is_taken(name)]
+        if not names:
+            raise ApiError(409, "It has no model that this daemon has not itself.", code="nothing_new")
+        return msgspec.structs.replace(status, model_names=names)
 
     def _check_models(self, status: WorkerStatus, caller: Caller) -> None:
         check_names(status.model_names, most=_MOST_NAMES)
@@ -228,6 +254,34 @@ async def _check_address(target: Target, peer: str) -> None:
                 f"The worker says that it is at {target.host}, which from here is this machine. "
                 "Start it with --worker-address http://ITS_HOST:PORT.",
             )
+
+
+async def _check_reachable(target: Target) -> None:
+    """Call an fcd worker back: it serves before it registers, so what cannot be reached now cannot be used.
+
+    Raises:
+        ApiError: 400, with the flags to set.
+    """
+    try:
+        async with (
+            asyncio.timeout(_STATUS_TIMEOUT_S),
+            httpx.AsyncClient(verify=target.tls, trust_env=False, follow_redirects=False) as client,
+        ):
+            answer = await client.get(f"{base_url(target)}/health", headers=authorization(target))
+            problem = "" if answer.status_code < 500 else f"HTTP status {answer.status_code}"
+    except TimeoutError:
+        problem = f"no answer within {_STATUS_TIMEOUT_S:g} s"
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        problem = str(error) or type(error).__name__
+    if problem:
+        raise ApiError(
+            400,
+            f"The worker cannot be reached from here at {base_url(target)} ({problem}). Set --host to an address of "
+            "its machine that this one reaches, --worker-address to the URL if it is behind NAT or a proxy, and open "
+            "the port in its firewall (--port fixes it).",
+            code="worker_unreachable",
+            param="worker_name",
+        )
 
 
 async def poll_status(target: Target) -> WorkerStatus | None:

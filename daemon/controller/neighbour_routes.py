@@ -1,4 +1,4 @@
-"""/api/workers/attach and detach."""
+"""/api/workers/attach and detach, /api/heads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sanic.request import Request
 from sanic.response import HTTPResponse
 
 from daemon.http import decode_body, json_response
-from fcd.wire.neighbours import AttachRequest
+from fcd.wire.neighbours import AttachRequest, HeadList, JoinRequest, LeaveRequest
 
 if TYPE_CHECKING:
     from daemon.controller.controller import Controller
@@ -30,6 +30,20 @@ def neighbour_routes(controller: Controller) -> Blueprint:
     @blueprint.post("/api/workers/<name>/detach")
     async def detach(request: AnyRequest, name: str) -> HTTPResponse:
         await controller.attachments.detach(unquote(name))
+        return json_response(None)
+
+    @blueprint.get("/api/heads")
+    async def heads(request: AnyRequest) -> HTTPResponse:
+        return json_response(HeadList(controller.heads.list()))
+
+    @blueprint.post("/api/heads")
+    async def join(request: AnyRequest) -> HTTPResponse:
+        asked = decode_body(request, JoinRequest)
+        return json_response(await controller.heads.join(asked.url, asked.token))
+
+    @blueprint.post("/api/heads/leave")
+    async def leave(request: AnyRequest) -> HTTPResponse:
+        await controller.heads.leave(decode_body(request, LeaveRequest).url)
         return json_response(None)
 
     return blueprint

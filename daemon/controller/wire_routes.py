@@ -35,11 +35,12 @@ def wire_routes(controller: Controller) -> Blueprint:
     @blueprint.post("/register_worker")
     async def register_worker(request: AnyRequest) -> HTTPResponse:
         await controller.join.register(decode_body(request, RegisterWorker), _caller(request), _peer(request))
-        return json_response(None)
+        return json_response(None, headers=controller.heads.headers())
 
     @blueprint.post("/receive_heart_beat")
     async def receive_heart_beat(request: AnyRequest) -> HTTPResponse:
-        return json_response(HeartBeatReply(controller.join.beat(decode_body(request, HeartBeat), _caller(request))))
+        known = controller.join.beat(decode_body(request, HeartBeat), _caller(request))
+        return json_response(HeartBeatReply(known), headers=controller.heads.headers())
 
     @blueprint.post("/refresh_all_workers")
     async def refresh_all_workers(request: AnyRequest) -> HTTPResponse:

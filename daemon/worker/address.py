@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from daemon.access import is_loopback
@@ -22,20 +23,30 @@ def announced_address(options: WorkerOptions, port: int) -> str:
         return options.address
     remote = next((host for host in map(_host_of, options.controllers) if not is_loopback(host)), "")
     if options.host in _EVERYWHERE:
-        return _url(_own_address(remote) if remote else "127.0.0.1", port)
+        return url_for(own_address(remote) if remote else "127.0.0.1", port)
     if remote and is_loopback(options.host):
         raise FcdError(
             f"The controller is on {remote}, which cannot reach this worker: it listens on {options.host}.",
             hint="Give --host 0.0.0.0 (or an address of this machine), and --worker-address URL if it is behind NAT.",
         )
-    return _url(options.host, port)
+    return url_for(options.host, port)
+
+
+def listening_host(controllers: Sequence[str]) -> str:
+    """Where a worker listens that was not told: where its controllers reach it, and nowhere else.
+
+    Raises:
+        FcdError: there is no way from here to a controller.
+    """
+    remote = next((host for host in map(_host_of, controllers) if not is_loopback(host)), "")
+    return own_address(remote) if remote else "127.0.0.1"
 
 
 def _host_of(url: str) -> str:
     return urlsplit(url).hostname or ""
 
 
-def _own_address(remote: str) -> str:
+def own_address(remote: str) -> str:
     """This machine's address on the way to `remote`; nothing is sent."""
     try:
         family = socket.getaddrinfo(remote, 9, type=socket.SOCK_DGRAM)[0]
@@ -49,5 +60,5 @@ def _own_address(remote: str) -> str:
         ) from error
 
 
-def _url(host: str, port: int) -> str:
+def url_for(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

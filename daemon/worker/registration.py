@@ -112,6 +112,9 @@ class Registration:
         if answer.status_code < 300:
             return ""
         refusal = api_error_from_body(answer.status_code, _decoded(answer))
+        if refusal.code == "worker_unreachable" and self.registered.is_set():
+            # It was reached before: the way back will be there again.
+            return refusal.message.rstrip(".")
         if 400 <= answer.status_code < 500 and answer.status_code not in _PASSING:
             raise Refused(
                 f"The controller {self.shown} refused this worker (status {answer.status_code}): {refusal.message}",

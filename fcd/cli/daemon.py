@@ -11,6 +11,7 @@ from typing import Any
 
 from fcd.cli.command import Group, Parser, add_json, run_subcommand
 from fcd.cli.ensure import OnProgress, last_log_lines, not_ready, progress_on_stderr, start_daemon
+from fcd.cli.neighbours import add_neighbours
 from fcd.errors import EXIT_FAILED, EXIT_OK, FcdError, NotRunning
 from fcd.instance import Instance, already_running, is_process, lock_is_held, read_record, running_instance
 from fcd.logformat import for_people
@@ -43,6 +44,7 @@ def add_arguments(parser: Parser) -> None:
     logs.add_argument("-f", "--follow", action="store_true", help="go on showing what is written")
     logs.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="how many lines (default: 100)")
     logs.add_argument("--json", action="store_true", help="print the lines as they are in the file: JSON")
+    add_neighbours(group)
 
 
 def _add_address(parser: Parser) -> None:

@@ -72,7 +72,9 @@ def _add_run(group: Group) -> None:
     )
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="file that holds the join token")
     parser.add_argument("--no-register", action="store_true", help="serve by itself, without a controller")
-    parser.add_argument("--host", default="127.0.0.1", metavar="HOST", help="where it listens (default: 127.0.0.1)")
+    parser.add_argument(
+        "--host", default="", metavar="HOST", help="where it listens (default: where its controllers reach it alone)"
+    )
     parser.add_argument("--port", type=_port, default=0, metavar="N", help="its port; 0 takes a free one (default: 0)")
     parser.add_argument("--socket", default="", metavar="PATH", help="listen on this unix socket as well")
     parser.add_argument("--worker-address", default="", metavar="URL", help="how controllers reach it")
@@ -137,6 +139,7 @@ def read_run_options(args: argparse.Namespace, *, heartbeat_s: float, drain_s: f
     import secrets
 
     from daemon.access import is_loopback
+    from daemon.worker.address import listening_host
     from daemon.worker.options import WorkerOptions
     from fcd.templates import get_template
 
@@ -162,14 +165,15 @@ def read_run_options(args: argparse.Namespace, *, heartbeat_s: float, drain_s: f
         )
     if args.conv_template:
         get_template(args.conv_template)
-    key = "" if is_loopback(args.host) or args.open else os.environ.get("FCD_WORKER_KEY") or secrets.token_urlsafe(32)
+    host = args.host or listening_host(controllers)
+    key = "" if is_loopback(host) or args.open else os.environ.get("FCD_WORKER_KEY") or secrets.token_urlsafe(32)
     return WorkerOptions(
         model=model,
         model_options=model_options(args),
         names=tuple(_words(args.model_names)),
         controllers=controllers,
         join_token=_token(args.token_file),
-        host=args.host,
+        host=host,
         port=args.port,
         socket=args.socket,
         address=args.worker_address,

@@ -38,6 +38,8 @@ class FcdExtension(msgspec.Struct, omit_defaults=True):
     version: str = ""
     api_key: str = ""
     """What the controller must show this worker (`Authorization: Bearer`); empty on loopback."""
+    daemon_id: str = ""
+    """Of a whole daemon that joins another: tells rings of daemons."""
 
 
 class EngineGauges(msgspec.Struct, omit_defaults=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -319,3 +320,39 @@ def test_the_address_of_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -
             assert "The fake cannot load this." in answer["error"]
 
     asyncio.run(main())
+
+
+def test_a_worker_of_fcd_that_cannot_be_called_back_learns_which_flag_to_set(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon, foreign("far") as worker:
+            closed = free_url()
+            body = worker.registration(worker_name=closed, fcd={"openai_url": closed})
+            answer = await post(daemon, "/register_worker", body, await daemon.join_token())
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (400, "worker_unreachable")
+            assert all(word in error["message"] for word in (closed, "--host", "--worker-address"))
+            assert daemon.controller.workers() == []
+            # FastChat's workers register before they open their port.
+            del body["fcd"]
+            assert (await post(daemon, "/register_worker", body, await daemon.join_token())).status_code == 200
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "address", ["http://169.254.169.254", "http://[fe80::1]:80", "http://224.0.0.1", "http://0.0.0.0:1"]
+)
+def test_addresses_that_no_worker_has_are_never_called(tmp_path: Path, address: str) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon, foreign("far") as worker:
+            body = worker.registration(worker_name=address, fcd={"openai_url": address})
+            answer = await post(daemon, "/register_worker", body, await daemon.join_token())
+            assert (answer.status_code, answer.json()["error"]["code"]) == (403, "address_not_allowed")
+
+    asyncio.run(main())
+
+
+def free_url() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
