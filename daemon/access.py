@@ -33,6 +33,9 @@ _EXACT: dict[str, Need] = {
     "/tokenize": Need.INFERENCE,
     "/detokenize": Need.INFERENCE,
     "/tokenizer_info": Need.INFERENCE,
+    "/api/battles": Need.INFERENCE,
+    "/api/leaderboard": Need.INFERENCE,
+    "/api/head-to-head": Need.INFERENCE,
     "/list_models": Need.CONTROLLER,
     "/list_language_models": Need.CONTROLLER,
     "/list_multimodal_models": Need.CONTROLLER,
@@ -47,6 +50,7 @@ _EXACT: dict[str, Need] = {
 
 _PREFIXES: tuple[tuple[str, Need], ...] = (
     ("/v1/", Need.INFERENCE),
+    ("/api/battles/", Need.INFERENCE),
     ("/api/", Need.ADMIN),
 )
 

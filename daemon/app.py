@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from daemon.arena.arena import Arena
+from daemon.arena.routes import arena_routes
 from daemon.context import DaemonContext
 from daemon.gateway.routes import gateway_routes
 from daemon.routes.access import access_routes
@@ -15,6 +17,9 @@ def build_app(context: DaemonContext) -> DaemonApp:
     app.blueprint(status_routes(context))
     app.blueprint(access_routes(context))
     app.blueprint(gateway_routes(context))
+    arena = Arena(context)
+    context.closers.append(arena.close)
+    app.blueprint(arena_routes(context, arena))
     for blueprint in context.controller.blueprints(context):
         app.blueprint(blueprint)
     return app

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -61,6 +61,8 @@ class DaemonContext:
     started_at: float = field(default_factory=time.time)
     draining: bool = False
     """Set at shutdown: new work is refused with 503 while running requests finish."""
+    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    """Called when the server closes, while the store is still open."""
     controller: ControllerPort = field(init=False)
 
     def not_ready(self) -> list[str]:

@@ -144,6 +144,11 @@ class Server:
 
     async def close(self) -> None:
         """Close the listener and every connection; idle ones at once, the others after a moment."""
+        for closer in self.context.closers:
+            try:
+                await closer()
+            except Exception:
+                log.error("a part did not close", exc_info=True)
         if self._server is None:
             self._listener.close()
             Sanic.unregister_app(self.app)

@@ -100,6 +100,11 @@ class Security:
                 hint="Make one with `fcd key create`, then start again; or listen on 127.0.0.1.",
             )
 
+    @property
+    def owner_token(self) -> str:
+        """For the daemon's calls of its own routes."""
+        return self._admin_token
+
     # Making and revoking
 
     async def create(self, kind: Kind, *, name: str, scope: Scope, ttl_s: float = 0.0) -> tuple[str, CredentialInfo]:

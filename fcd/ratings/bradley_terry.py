@@ -15,7 +15,7 @@ import numpy as np
 from fcd.ratings.counts import PairCounts
 from fcd.ratings.scale import POINTS, Z_95, Floats, sigmoid, to_points
 
-PRIOR = 0.1
+PRIOR = 0.5
 """Votes that every model is given, as ties against one of average strength: keeps the undefeated finite."""
 
 _LARGEST_THETA = 30.0

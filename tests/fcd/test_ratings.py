@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fcd.ratings.board import LiveBoard, make_board
 from fcd.ratings.bootstrap import bootstrap, quantile_interval
-from fcd.ratings.bradley_terry import bread, covariance, fit, sandwich_interval
+from fcd.ratings.bradley_terry import PRIOR, bread, covariance, fit, sandwich_interval
 from fcd.ratings.counts import PairCounts
 from fcd.ratings.elo import as_arrays, elo, elo_bootstrap
 from fcd.ratings.outliers import holm, judge_voter
@@ -66,7 +66,7 @@ def test_the_golden_vector_of_bradley_terry_without_a_prior() -> None:
 def test_the_prior_moves_ratings_towards_the_middle_and_hardly() -> None:
     counts = counted(golden())
     bare, held = fit(counts, prior=0.0).ratings, fit(counts).ratings
-    assert np.abs(bare - held).max() < 3
+    assert np.abs(bare - held).max() < 15
     assert np.abs(held - 1000).max() < np.abs(bare - 1000).max()
 
 
@@ -80,7 +80,7 @@ def test_an_undefeated_model_is_finite_with_the_prior_and_told_apart_without() -
 
 def test_groups_that_never_met_do_not_break_the_fit() -> None:
     counts = counted([("A", "B", 1.0), ("B", "A", 1.0), ("C", "D", 1.0), ("D", "C", 0.0), ("C", "D", 0.0)])
-    for prior in (0.0, 0.1):
+    for prior in (0.0, PRIOR):
         assert np.isfinite(fit(counts, prior=prior).ratings).all()
         assert np.isfinite(np.concatenate(sandwich_interval(counts, fit(counts).theta))).all()
 
@@ -117,7 +117,7 @@ def test_the_fit_is_where_the_expected_wins_are_the_wins(votes: list[tuple[str, 
     counts = counted(votes)
     fitted = fit(counts)
     expected = (counts.games * win_probability(fitted.theta)).sum(axis=1)
-    assert np.abs(counts.scores.sum(axis=1) - expected).max() < 0.1
+    assert np.abs(counts.scores.sum(axis=1) - expected).max() < 0.5
 
 
 def test_arrays_and_single_votes_count_alike() -> None:
@@ -161,7 +161,7 @@ def test_every_round_of_the_bootstrap_is_a_maximum() -> None:
         fitted = fit(counts)
         from fcd.ratings.bootstrap import _Cells, _Solver
 
-        solver = _Solver(_Cells.of(counts), fitted.theta, 0.1)
+        solver = _Solver(_Cells.of(counts), fitted.theta, PRIOR)
         seed = np.random.SeedSequence(4)
         thetas = solver.rounds(50, seed)
         scores, games = _Cells.of(counts).resample(50, np.random.default_rng(np.random.SeedSequence(4)))
