@@ -66,7 +66,9 @@ class Prompter:
         Raises:
             ApiError: 400 naming the message that the template has no place for.
         """
-        if not self.family.native and (tools or any(m.role == "tool" or m.tool_calls for m in messages)):
+        if "tool_calls" not in self._source and any(m.role == "tool" or m.tool_calls for m in messages):
+            messages = in_plain_words(messages, ())
+        if tools and not self.family.native:
             return self._render_plainly(messages, kwargs, add_generation_prompt, tools)
         return self._render(messages, kwargs, add_generation_prompt, tools)
 
@@ -77,15 +79,13 @@ class Prompter:
         add_generation_prompt: bool,
         tools: Sequence[dict[str, Any]],
     ) -> str:
-        if self.raw and tools:
+        if self.raw:
             raise ApiError(400, "This model answers one text at a time and calls no tools.", param="tools")
         try:
             return self._render(in_plain_words(messages, tools), kwargs, add_generation_prompt, ())
         except ApiError:
-            if not tools:
-                raise
-        # Some templates take no system message.
-        return self._render(in_plain_words(messages, tools, as_user=True), kwargs, add_generation_prompt, ())
+            # Some templates take no system message.
+            return self._render(in_plain_words(messages, tools, as_user=True), kwargs, add_generation_prompt, ())
 
     def _render(
         self,
@@ -149,7 +149,7 @@ class Prompter:
         return await off_loop(lambda: self.encode(text, specials=specials), len(text))
 
     def _render_own(self, messages: Sequence[Message], kwargs: dict[str, Any], add_generation_prompt: bool) -> str:
-        shown = [self._as_dict(message, position) for position, message in enumerate(messages)]
+        shown = [self._as_dict(message) for message in messages]
         try:
             text = self.tokenizer.apply_chat_template(
                 shown, tokenize=False, add_generation_prompt=add_generation_prompt, **kwargs
@@ -161,7 +161,7 @@ class Prompter:
             raise invalid("messages", f"The model's chat template cannot take these messages: {reason[:300]}") from None
         return str(text)
 
-    def _as_dict(self, message: Message, position: int) -> dict[str, Any]:
+    def _as_dict(self, message: Message) -> dict[str, Any]:
         role = message.role
         if role == "developer" and "developer" not in self._source:
             role = "system"
@@ -169,7 +169,6 @@ class Prompter:
         if message.name is not None:
             shown["name"] = message.name
         if message.tool_calls:
-            self._require("tool_calls", f"messages[{position}].tool_calls")
             shown["tool_calls"] = [
                 {
                     "id": self.family.known_id(call.id),
@@ -183,10 +182,6 @@ class Prompter:
         if message.reasoning_content is not None:
             shown["reasoning_content"] = message.reasoning_content
         return shown
-
-    def _require(self, word: str, param: str) -> None:
-        if word not in self._source:
-            raise invalid(param, "This model's chat template has no place for tool calls.")
 
 
 def choose_template(tokenizer: Any, folder: Path, asked: str, *, is_encoder_decoder: bool) -> ConvTemplate | None:
@@ -237,17 +232,7 @@ def _last_user(messages: Sequence[Message]) -> str:
 
 
 def _turns(messages: Sequence[Message]) -> list[Turn]:
-    turns: list[Turn] = []
-    for position, message in enumerate(messages):
-        if message.role == "tool" or message.tool_calls:
-            raise ApiError(
-                400,
-                "This model's conversation template has no place for tools.",
-                param=f"messages[{position}].role",
-            )
-        role = "system" if message.role == "developer" else message.role
-        turns.append(Turn(role, message.text))
-    return turns
+    return [Turn("system" if message.role == "developer" else message.role, message.text) for message in messages]
 
 
 def _arguments(text: str) -> Any:
