@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from daemon.engines.base import Engine, LoadOptions, LoadProgress
+from daemon.engines.transformers.threads import wait_without_spinning
 
 __all__ = ["load_engine"]
+
+wait_without_spinning()
 
 
 async def load_engine(options: LoadOptions, progress: LoadProgress) -> Engine:

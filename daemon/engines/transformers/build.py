@@ -16,13 +16,14 @@ from daemon.engines.transformers.detokenizer import DetokenizerFactory
 from daemon.engines.transformers.embeddings import Embedder
 from daemon.engines.transformers.engine import TransformersEngine
 from daemon.engines.transformers.families import has_relative_positions
-from daemon.engines.transformers.lean import build_lean
+from daemon.engines.transformers.lean import LeanDecoder, build_lean
 from daemon.engines.transformers.loader import LoadedModel, kv_budget, load_model
-from daemon.engines.transformers.packed import PackedRunner, lean_agrees, probe_layers
+from daemon.engines.transformers.packed import PackedRunner, lean_agrees, probe_layers, step_time
 from daemon.engines.transformers.rows import RowPool
 from daemon.engines.transformers.scheduler import Scheduler
 from daemon.engines.transformers.seq2seq import Seq2SeqRunner
 from daemon.engines.transformers.serial import SerialRunner
+from daemon.engines.transformers.threads import SIZES, ThreadPlan, choose_threads, is_fixed, measure_plan
 from fcd.errors import ModelLoadError
 
 log = logging.getLogger("fcd.engine")
@@ -80,12 +81,25 @@ def _make_runner(loaded: LoadedModel, budget: int) -> tuple[Runner, RowPool]:
         if lean is not None and not lean_agrees(model, lean, device):
             log.warning("the lean forward differs from %s's own; it is not used", loaded.info.architecture)
             lean = None
+        threads = _tune_threads(model, lean, device) if device.type == "cpu" and not is_fixed() else None
         pool = _make_pool(context, sum(layer.bytes_per_token for layer in layers), budget, max_cached=MAX_CACHED)
-        return PackedRunner(model, pool, layers, lean), pool
+        return PackedRunner(model, pool, layers, lean, threads), pool
     pool = _make_pool(context, _cache_bytes_per_token(model), budget, max_cached=0)
     if loaded.kind == "serial":
         return SerialRunner(model), pool
     return Seq2SeqRunner(model, relative=has_relative_positions(model.config)), pool
+
+
+def _tune_threads(model: Any, lean: LeanDecoder | None, device: torch.device) -> ThreadPlan:
+    """Measure how many threads make this model's steps fastest here and now."""
+
+    def time_of(count: int, tokens: int) -> float:
+        torch.set_num_threads(count)
+        return step_time(model, lean, device, tokens)
+
+    plan = measure_plan(choose_threads(), time_of)
+    log.info("threads for steps of %s tokens: %s", SIZES, [plan.threads(size) for size in SIZES])
+    return plan
 
 
 def _make_pool(context: int, per_token: int, budget: int, *, max_cached: int) -> RowPool:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from daemon.engines.transformers.rows import Copy, Effect, Resize, RowPool
+
+_LINE = 64
+"""Bytes of a cache line: heads begin on one."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,10 @@ class KvStore:
 
     @staticmethod
     def _empty(layer: LayerSpec, slots: int, capacity: int, dim: int) -> torch.Tensor:
-        return torch.zeros(slots, layer.heads, capacity, dim, dtype=layer.dtype, device=layer.device)
+        shape = (slots, layer.heads, capacity, dim)
+        if layer.device.type != "cpu":
+            return torch.zeros(shape, dtype=layer.dtype, device=layer.device)
+        return _untouched_zeros(shape, layer.dtype)
 
     def _resize(self, effect: Resize) -> None:
         for slab in (self.keys[effect.size_class], self.values[effect.size_class]):
@@ -61,7 +69,8 @@ class KvStore:
                 old = slab[index]
                 new = self._empty(layer, effect.slots, old.shape[2], old.shape[3])
                 kept = min(old.shape[0], effect.slots)
-                new[:kept] = old[:kept]
+                # Only what is used: memory that nothing has touched yet is not there yet.
+                new[:kept, :, : effect.tokens] = old[:kept, :, : effect.tokens]
                 slab[index] = new
 
     def _copy(self, effect: Copy) -> None:
@@ -76,3 +85,11 @@ class KvStore:
                 held = tensor[a, :, :tokens].clone()
                 tensor[a, :, :tokens] = tensor[b, :, :tokens]
                 tensor[b, :, :tokens] = held
+
+
+def _untouched_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros that the operating system makes page by page as they are used; torch.zeros writes all of them at once."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.zeros(size + _LINE, np.uint8)
+    start = -raw.ctypes.data % _LINE
+    return torch.from_numpy(raw[start : start + size]).view(dtype).view(shape)

@@ -35,7 +35,7 @@ def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def packed_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """The weight-only kernel of PyTorch, in bf16 whatever `x` is: its fp32 form is not vectorised everywhere."""
     ones = torch.ones(weight.shape[0], dtype=torch.bfloat16, device=x.device)
-    return torch._weight_int8pack_mm(x.to(torch.bfloat16), weight, ones).float() * scale
+    return torch._weight_int8pack_mm(x.to(torch.bfloat16).contiguous(), weight, ones).float() * scale
 
 
 def int8_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -195,7 +195,7 @@ class Int4Linear(LowBitLinear):
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            rows.to(torch.bfloat16), self.codes, GROUP, self.scale
+            rows.to(torch.bfloat16).contiguous(), self.codes, GROUP, self.scale
         )
         return out
 

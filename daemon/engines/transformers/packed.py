@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
@@ -11,6 +12,10 @@ from daemon.engines.transformers.kv_store import KvStore, LayerSpec
 from daemon.engines.transformers.lean import LeanDecoder
 from daemon.engines.transformers.rows import RowPool
 from daemon.engines.transformers.scheduler import Plan, Work
+from daemon.engines.transformers.threads import ThreadPlan
+
+LONG = 0.3
+"""Seconds: a step that takes longer is timed once."""
 
 
 class PackedRunner:
@@ -21,9 +26,18 @@ class PackedRunner:
         pool: whose rows the plans refer to.
         layers: what each attention layer stores (see `probe_layers`).
         lean: the model's lean form, where it has one.
+        threads: how many threads a step gets; None leaves them as they are.
     """
 
-    def __init__(self, model: Any, pool: RowPool, layers: list[LayerSpec], lean: LeanDecoder | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        pool: RowPool,
+        layers: list[LayerSpec],
+        lean: LeanDecoder | None = None,
+        threads: ThreadPlan | None = None,
+    ) -> None:
+        self._threads = threads
         self._model = model
         self._lean = lean
         self._pool = pool
@@ -71,6 +85,8 @@ class PackedRunner:
         return self.store.allocated_bytes()
 
     def _run(self, step: Step, ids: list[int], positions: list[int], keep: list[int]) -> torch.Tensor:
+        if self._threads is not None and (count := self._threads.threads(len(ids))) != torch.get_num_threads():
+            torch.set_num_threads(count)
         packed = torch.tensor([ids, positions], device=self._device)
         # At least one row of logits is computed: models do not expect none.
         rows = torch.tensor(keep or [0], device=self._device)
@@ -172,6 +188,20 @@ def lean_agrees(model: Any, lean: LeanDecoder, device: torch.device) -> bool:
     spread = want.std(-1, keepdim=True).clamp_min(1e-6)
     bound = 1e-3 if model.dtype == torch.float32 else 0.1
     return bool(((got - want).abs() / spread).mean() < bound)
+
+
+@torch.inference_mode()
+def step_time(model: Any, lean: LeanDecoder | None, device: torch.device, tokens: int) -> float:
+    """Seconds for a step of so many tokens: the best of three, or of one where that took long."""
+    lengths = [1] * tokens if tokens <= 16 else [16] * (tokens // 16)
+    best = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        _packed_logits(model, lengths, device, None, lean)
+        best = min(best, time.perf_counter() - start)
+        if best > LONG:
+            break
+    return best
 
 
 def _packed_logits(

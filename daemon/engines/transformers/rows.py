@@ -30,10 +30,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """Give a slab this many rows; the rows below it keep their content."""
+    """Give a slab this many rows; the rows below it keep their content, `tokens` at most."""
 
     size_class: int
     slots: int
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,11 +278,14 @@ class RowPool:
                 break
             self._exchange(index, len(slots) - 1, hole)
         if len(slots) != before:
-            self.effects.append(Resize(index, len(slots)))
+            self.effects.append(Resize(index, len(slots), self._longest(index)))
             self.reserved -= (before - len(slots)) * self._row_bytes(index)
 
     def _resize(self, index: int, count: int) -> None:
         slots = self.classes[index].slots
         self.reserved += (count - len(slots)) * self._row_bytes(index)
         slots.extend([None] * (count - len(slots)))
-        self.effects.append(Resize(index, count))
+        self.effects.append(Resize(index, count, self._longest(index)))
+
+    def _longest(self, index: int) -> int:
+        return max((row.length for row in self.classes[index].slots if row is not None), default=0)

@@ -1,12 +1,23 @@
-"""How many threads PyTorch gets."""
+"""How many threads PyTorch gets: what the user says, else what a step of the loaded model is fastest with."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import psutil
 
 from fcd.errors import ModelLoadError
+
+_GAIN = 0.9
+"""In a small step more threads must save this much, or fewer are kept: the rest of the machine can use the others."""
+_LOSS = 1.15
+"""In a large one they may cost this much: what was measured on a busy machine will be less once it is quiet."""
+_LARGE = 48
+_HOPELESS = 1.5
+"""Where more threads take this much longer, still more are not tried."""
+SIZES = (2, 8, 48, 256)
+"""Tokens of a step, as measured; a step gets what the next larger size was fastest with."""
 
 
 def choose_threads(environment: str | None = None) -> int:
@@ -25,3 +36,55 @@ def choose_threads(environment: str | None = None) -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     physical = psutil.cpu_count(logical=False) or allowed
     return max(1, min(allowed, physical))
+
+
+def is_fixed() -> bool:
+    """Whether the user has set the number of threads."""
+    return bool(os.environ.get("FCD_TORCH_THREADS"))
+
+
+def wait_without_spinning() -> None:
+    """Let OpenMP's idle threads sleep; must run before PyTorch is imported, and leaves the user's own choice alone.
+
+    They spin by default. While anything else uses the cores, a spinning thread keeps the one that it waits for from
+    running, and a step takes a hundred times as long; sleeping costs some microseconds for each operator.
+    """
+    if not os.environ.get("OMP_WAIT_POLICY"):
+        os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+
+class ThreadPlan:
+    """How many threads a step of so many tokens gets: `steps` are (most tokens, threads), the last without limit."""
+
+    def __init__(self, steps: list[tuple[int, int]]) -> None:
+        self._steps = steps
+
+    def threads(self, tokens: int) -> int:
+        return next((threads for most, threads in self._steps if tokens <= most), self._steps[-1][1])
+
+
+def measure_plan(limit: int, time_of: Callable[[int, int], float]) -> ThreadPlan:
+    """The number of threads that a step takes least with, for a few sizes of step.
+
+    Args:
+        limit: the most threads to use.
+        time_of: seconds for a step with so many threads and so many tokens.
+    """
+    counts = sorted({*(1 << n for n in range(limit.bit_length()) if 1 << n <= limit), limit})
+    steps: list[tuple[int, int]] = []
+    for tokens in SIZES:
+        steps.append((tokens, _fastest(counts, tokens, time_of)))
+        # A larger step has more for each thread to do: it never wants fewer.
+        counts = [count for count in counts if count >= steps[-1][1]]
+    return ThreadPlan(steps)
+
+
+def _fastest(counts: list[int], tokens: int, time_of: Callable[[int, int], float]) -> int:
+    best, least = counts[0], time_of(counts[0], tokens)
+    for count in counts[1:]:
+        taken = time_of(count, tokens)
+        if taken < least * (_GAIN if tokens < _LARGE else _LOSS):
+            best, least = count, taken
+        elif taken > least * _HOPELESS:
+            break
+    return best

@@ -15,7 +15,7 @@ from daemon.engines.transformers.context import context_length
 from daemon.engines.transformers.devices import choose_device, choose_dtype
 from daemon.engines.transformers.loader import load_model
 from daemon.engines.transformers.placement import parse_bytes, parse_gpus
-from daemon.engines.transformers.threads import choose_threads
+from daemon.engines.transformers.threads import choose_threads, measure_plan
 from fcd.errors import ModelLoadError
 from tests.tiny_models import tiny_model
 
@@ -155,6 +155,26 @@ def test_threads_come_from_the_environment_or_the_cores() -> None:
     for text in ("0", "many"):
         with pytest.raises(ModelLoadError):
             choose_threads(text)
+
+
+def test_more_threads_are_taken_only_where_they_help() -> None:
+    def time_of(count: int, tokens: int) -> float:
+        return tokens / count + 2.0 * count
+
+    plan = measure_plan(6, time_of)
+    assert [plan.threads(n) for n in (1, 2, 8, 48, 256, 10**6)] == [1, 1, 2, 6, 6, 6]
+    assert measure_plan(1, time_of).threads(5) == 1
+
+
+def test_a_machine_in_use_is_not_tried_for_long() -> None:
+    tried: list[int] = []
+
+    def time_of(count: int, tokens: int) -> float:
+        tried.append(count)
+        return 100.0**count
+
+    assert measure_plan(16, time_of).threads(10**6) == 1
+    assert max(tried) == 2
 
 
 def test_info_tells_what_was_loaded() -> None:
