@@ -227,6 +227,8 @@ async def _write(store: Store, batch: list[Battle], report: ImportReport) -> Non
             stored = battle.stored
             if records.has_origin(db, stored.origin) or records.get_battle(db, stored.id) is not None:
                 continue
+            if records.has_same_vote(db, stored, battle.turns, battle.vote):
+                continue
             add(db, battle)
             added += 1
         return added
@@ -258,7 +260,8 @@ def judged_battle(pair: JudgedPair, now: float) -> Battle:
         records.new_id(), now, "blind", "judge", pair.model_a, pair.model_b, owner="judge",
         voter=f"judge:{pair.judge}", judge=pair.judge, detail=detail,
     )  # fmt: skip
-    stored.origin = _digest("judge", pair.judge, pair.model_a, pair.model_b, turns)
+    texts = [(turn.prompt, turn.a.text, turn.b.text) for turn in turns]
+    stored.origin = _digest("judge", pair.judge, pair.model_a, pair.model_b, texts)
     return Battle(stored, turns, StoredVote(stored.id, now, now, pair.outcome))
 
 
@@ -358,7 +361,8 @@ def _imported(
         records.new_id(), at, "blind" if blind else "named", "import", models[0], models[1], owner="import",
         voter=mark, detail={"conv_ids": conv_ids},
     )  # fmt: skip
-    stored.origin = _digest("vote", f"{at:.3f}", models[0], models[1], outcome, conv_ids[0], turns)
+    texts = [(turn.prompt, turn.a.text, turn.b.text) for turn in turns]
+    stored.origin = _digest("vote", int(at), models[0], models[1], outcome, texts)
     vote = StoredVote(stored.id, at, at, outcome)
     vote.flags = flags_of(stored, turns)
     return Battle(stored, turns, vote)

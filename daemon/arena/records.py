@@ -203,6 +203,22 @@ def has_origin(db: sqlite3.Connection, origin: str) -> bool:
     return db.execute("SELECT 1 FROM battles WHERE origin = ?", (origin,)).fetchone() is not None
 
 
+def has_same_vote(db: sqlite3.Connection, battle: StoredBattle, turns: list[StoredTurn], vote: StoredVote) -> bool:
+    """Whether this very vote is known in another form: same models, prompts and outcome at the same moment.
+
+    FastChat's logs round times to a tenth of a millisecond.
+    """
+    if not vote.at or not turns:
+        return False
+    question = question_key([turn.prompt for turn in turns])
+    found = db.execute(
+        "SELECT 1 FROM votes WHERE question = ? AND question <> '' AND model_a = ? AND model_b = ? AND outcome = ?"
+        " AND abs(at - ?) < 0.001",
+        (question, battle.model_a, battle.model_b, vote.outcome, vote.at),
+    )
+    return found.fetchone() is not None
+
+
 def side_counts(answers: list[StoredAnswer]) -> tuple[int, int, int, int]:
     """Tokens, headers, list items and bold spans of one side's answers."""
     counts = [markdown_counts(answer.text) for answer in answers]

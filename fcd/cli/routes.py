@@ -70,6 +70,31 @@ ROUTES: tuple[tuple[str, str, tuple[Route, ...]], ...] = (
         ),
     ),
     (
+        "The arena",
+        "Battles and the board need what OpenAI's routes need, and a key sees only its own battles; the rest needs the"
+        " admin token or an admin key.",
+        (
+            Route("GET POST", "/api/battles", "one's own battles; start one, with models named or drawn"),
+            Route("GET", "/api/battles/{id}", "as much of it as its voter may see"),
+            Route("GET", "/api/battles/{id}/events", "server-sent events: all of it, then what is written"),
+            Route("POST", "/api/battles/{id}/turns", "ask both sides; answered by the same events"),
+            Route("POST", "/api/battles/{id}/regenerate", "both answers of the last turn again"),
+            Route("POST", "/api/battles/{id}/stop", "stop both sides"),
+            Route("POST", "/api/battles/{id}/vote", "vote, once; on disk before the answer"),
+            Route("POST", "/api/battles/{id}/undo", "take the vote back, while it is not final"),
+            Route("POST", "/api/battles/{id}/reveal", "who they were; makes the vote final"),
+            Route("GET", "/api/leaderboard", "ratings with intervals; filters are query parameters"),
+            Route("GET", "/api/head-to-head", "who beat whom"),
+            Route("GET", "/api/votes", "final votes, newest first"),
+            Route("GET", "/api/pairs", "pairs of models, the most informative first"),
+            Route("GET", "/api/voters", "voters, and whether they vote like the others"),
+            Route("GET", "/api/agreement", "of a judge model with people"),
+            Route("POST", "/api/judgments", "a judge model's verdict"),
+            Route("GET", "/api/arena/export", "votes as a file; `format` says which"),
+            Route("POST", "/api/arena/import", "votes from a file"),
+        ),
+    ),
+    (
         "Health",
         "Open to everybody who can reach the daemon; /metrics needs a key beyond loopback.",
         (
