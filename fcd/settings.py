@@ -142,6 +142,15 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True):
     keep_alive: str = ""
     replicas: int = 1
     """How many workers it has while it is loaded, as far as memory allows."""
+    command: str = ""
+    """For `engine = "command"`: what starts an OpenAI-compatible server, such as `llama-server -m {model} --port
+    {port}`; `{host}`, `{name}` and `{key}` are filled in too."""
+    health: str = "/health"
+    """Where that server says that it can answer."""
+    env: dict[str, str] = {}
+    """Environment variables for it."""
+    stop_signal: str = "SIGTERM"
+    """What asks it to end."""
     preload: bool = False
     """Load it when the daemon starts."""
     system: str = ""

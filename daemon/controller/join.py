@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 import httpx2 as httpx
@@ -85,7 +85,7 @@ class Join:
             url=body.worker_name,
             local=False,
             status=status,
-            target=target,
+            target=_named(target, status.model_names, body.fcd.served_as if body.fcd is not None else ""),
             multimodal=body.multimodal,
             check_beat=body.check_heart_beat,
             fcd=body.fcd or FcdExtension(dialect="fastchat", engine="fastchat", device=""),
@@ -107,6 +107,7 @@ class Join:
             target = target_of(name, said.openai_url or body.worker_name, socket=socket_path, api_key=said.api_key)
         except ValueError as error:
             raise invalid("worker_name", str(error)) from None
+        target = _named(target, local.spec.all_names, said.served_as)
         if not is_loopback(target.host):
             raise ApiError(403, f"A worker of this machine is reached on it, not at {target.host}.", code="forbidden")
         speed = body.worker_status.speed if body.worker_status is not None else 1
@@ -206,6 +207,13 @@ class Join:
 
     def _is_taken(self, name: str) -> bool:
         return self._is_reserved(name)
+
+
+def _named(target: Target, names: Iterable[str], served_as: str) -> Target:
+    """Where the server calls its model otherwise than the worker: all of the worker's names mean that one."""
+    if not served_as:
+        return target
+    return msgspec.structs.replace(target, names=dict.fromkeys(names, served_as))
 
 
 def _status_target(record: Record) -> Target:

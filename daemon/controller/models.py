@@ -156,6 +156,8 @@ def check_names(names: Collection[str], *, most: int) -> None:
 
 
 def _target(reference: Reference) -> str:
+    if reference.kind == "command" and reference.configured:
+        return reference.name
     if reference.kind == "builtin":
         return next((name for name in NAMES if builtin_path(name) == reference.path), reference.name)
     return reference.repo or str(reference.path)
@@ -164,4 +166,4 @@ def _target(reference: Reference) -> str:
 def _source(reference: Reference) -> Source:
     if reference.configured:
         return "config"
-    return {"builtin": "builtin", "folder": "path"}.get(reference.kind, "cache")  # type: ignore[return-value]
+    return {"builtin": "builtin", "folder": "path", "command": "path"}.get(reference.kind, "cache")  # type: ignore[return-value]

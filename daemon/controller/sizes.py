@@ -45,6 +45,9 @@ def size_of(
     """None when the model's files are not here, or say nothing."""
     if reference.path is None:
         return None
+    if reference.kind == "command":
+        # A file is read as it is; what the command adds to it only the command knows.
+        return Estimate(reference.path.stat().st_size, 0, 0, 0) if reference.path.is_file() else None
     try:
         dtype = dtype_of(reference, options, defaults, on_gpu=on_gpu)
         found = estimate(reference.path, options.quantization, dtype=dtype)

@@ -58,14 +58,14 @@ def fastchat_routes(worker: Worker) -> Blueprint:
     @routes.post("/worker_get_embeddings")
     async def embeddings(request: AnyRequest) -> HTTPResponse:
         try:
-            return json_response(await _embeddings(worker, _object(request.body)))
+            return json_response(await _embeddings(worker, json_object(request.body)))
         except ApiError as error:
-            return json_response(_error(error))
+            return json_response(error_answer(error))
 
     @routes.post("/count_token")
     async def count_token(request: AnyRequest) -> HTTPResponse:
         prompter = worker.ready().prompter
-        prompt = _object(request.body).get("prompt")
+        prompt = json_object(request.body).get("prompt")
         if not isinstance(prompt, str):
             raise ApiError(400, "'prompt' must be a string.", param="prompt")
         ids = await prompter.text_ids(prompt)
@@ -82,7 +82,8 @@ def fastchat_routes(worker: Worker) -> Blueprint:
     return routes
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def json_object(body: bytes) -> dict[str, Any]:
+    """A request's body. Raises ApiError 400."""
     try:
         decoded = msgspec.json.decode(body or b"{}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -92,7 +93,8 @@ def _object(body: bytes) -> dict[str, Any]:
     return decoded
 
 
-def _error(error: ApiError) -> dict[str, Any]:
+def error_answer(error: ApiError) -> dict[str, Any]:
+    """An error as FastChat's workers answer it, with status 200."""
     code = FASTCHAT_CODES.get(error.code, 50001 if error.status >= 500 else 40001)
     return {"text": f"{TRAFFIC}\n\n({error.message})", "error_code": code}
 
@@ -106,7 +108,7 @@ async def _delimited(frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[byte
 async def _frames(worker: Worker, body: bytes, *, whole: bool = False) -> AsyncGenerator[bytes, None]:
     """Cumulative frames, the last of which is repeated with its finish reason; an error is a frame and the end."""
     try:
-        params = read_params(_object(body))
+        params = read_params(json_object(body))
         request, prompt = await generation_request(worker, params)
         answer = _Cumulative(worker, params, request, prompt)
         async with aclosing(generate(worker, request)) as deltas:
@@ -116,7 +118,7 @@ async def _frames(worker: Worker, body: bytes, *, whole: bool = False) -> AsyncG
                     yield answer.frame(None)
         yield answer.frame(answer.finish_reason)
     except ApiError as error:
-        yield _encode(_error(error))
+        yield _encode(error_answer(error))
 
 
 class _Cumulative:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from daemon.access import is_loopback
 from daemon.engines.base import Engine, LoadOptions, LoadProgress
 from daemon.worker.options import WorkerOptions
 from daemon.worker.parent import die_with_parent
@@ -18,7 +19,7 @@ from daemon.worker.profiles import Profiles
 from daemon.worker.program import Program
 from daemon.worker.report import Reporter, take_stdout
 from fcd.catalog import Reference, ensure_local, resolve
-from fcd.errors import UsageError
+from fcd.errors import EXIT_FAILED, FcdError, UsageError
 from fcd.settings import Settings
 from fcd.wire.admin import ModelOptions, Progress
 
@@ -35,22 +36,25 @@ def run_worker(options: WorkerOptions, settings: Settings) -> int:
     _configure_logging(settings.daemon.log_level)
     reference = resolve(options.model, settings, revision=options.model_options.revision)
     wanted = merge_options(reference.options, options.model_options)
-    if wanted.engine not in ("", "transformers"):
+    if wanted.engine not in ("", "transformers", "command"):
         raise UsageError(f"The engine '{wanted.engine}' is not installed here.", hint="Leave --engine out.")
+    program_options = _with_model_options(options, wanted)
+    names = list(options.names) or default_names(reference, wanted)
+    reporter = Reporter(events=events)
+    if wanted.engine == "command":
+        return _run_command(program_options, reference, settings, names, reporter)
 
     def locate(progress: Callable[[Progress], None]) -> Path:
         return ensure_local(reference, progress)
 
-    program_options = _with_model_options(options, wanted)
-
     async def main() -> int:
         program = Program(
             program_options,
-            names=list(options.names) or default_names(reference, wanted),
+            names=names,
             locate=locate,
             load=_load_engine,
             load_options=load_options(program_options, settings),
-            reporter=Reporter(events=events),
+            reporter=reporter,
             comment_s=settings.daemon.sse_comment_s,
             profiles=Profiles(settings),
         )
@@ -62,6 +66,27 @@ def run_worker(options: WorkerOptions, settings: Settings) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def _run_command(
+    options: WorkerOptions, reference: Reference, settings: Settings, names: list[str], reporter: Reporter
+) -> int:
+    """A worker whose engine is a program of its own."""
+    from daemon.worker.command.program import CommandProgram
+    from daemon.worker.command.spec import command_for
+
+    exposed = not is_loopback(options.host)
+    try:
+        spec = command_for(reference, settings, options.command, exposed=exposed and bool(options.api_key))
+    except FcdError as error:
+        reporter.error(str(error))
+        return EXIT_FAILED
+
+    async def main() -> int:
+        comment_s = settings.daemon.sse_comment_s
+        return await CommandProgram(options, spec, names=names, reporter=reporter, comment_s=comment_s).run()
+
+    return _run_loop(main)
 
 
 def merge_options(configured: ModelOptions, flags: ModelOptions) -> ModelOptions:

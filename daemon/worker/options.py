@@ -25,6 +25,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     address: str = ""
     """The URL by which controllers reach it; empty: worked out."""
     worker_id: str = ""
+    command: str = ""
+    """What starts the server of the command engine; empty: as config.toml or the kind of file says."""
     concurrency: int = 0
     """How many completions run at once; 0 leaves it to the settings."""
     heartbeat_s: float = 15.0

@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
+from sanic import Blueprint
+
 from daemon.engines.base import Engine, GenerationRequest, LoadOptions, LoadProgress, SamplingParams
 from daemon.worker.address import announced_address
 from daemon.worker.defaults import read_defaults
@@ -112,10 +114,12 @@ class Program:
             watch_stdin(partial(loop.call_soon_threadsafe, self.stop_now))
 
     async def _open(self) -> None:
-        blueprints = [openai_routes(self.worker), fastchat_routes(self.worker), probe_routes(self.worker)]
-        self.listeners = Listeners(new_app(self.worker, blueprints), self.options)
+        self.listeners = Listeners(new_app(self.worker, self._blueprints()), self.options)
         await self.listeners.open()
         self.address = announced_address(self.options, self.listeners.port)
+
+    def _blueprints(self) -> list[Blueprint]:
+        return [openai_routes(self.worker), fastchat_routes(self.worker), probe_routes(self.worker)]
 
     async def _serve(self) -> None:
         """Load, register, beat. Ends by raising only."""

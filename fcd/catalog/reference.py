@@ -28,8 +28,9 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     """What requests call it: an alias is followed, a quantization is part of the name (`guide@8bit`)."""
-    kind: Literal["builtin", "folder", "cached", "repo"]
-    """`cached` is a repo that is complete on this machine; `repo` one that must be downloaded."""
+    kind: Literal["builtin", "folder", "cached", "repo", "command"]
+    """`cached` is a repo that is complete on this machine; `repo` one that must be downloaded; `command` is what a
+    server of its own loads: a file such as a .gguf, or whatever config.toml's command knows."""
     path: Path | None = None
     """The folder with the files, for all but `repo`."""
     repo: str = ""
@@ -123,6 +124,8 @@ def _from_config(name: str, model: ModelSettings, options: ModelOptions) -> Refe
     )
     shown = f"{name}@{options.quantization}" if options.quantization else name
     where = model.path or name
+    if model.engine == "command" or model.command:
+        return _of_command(name, model, merged)
     if is_builtin(where):
         path = builtin_path(where)
         return Reference(name=shown, kind="builtin", path=path, configured=True, options=merged)
@@ -141,9 +144,30 @@ def _from_config(name: str, model: ModelSettings, options: ModelOptions) -> Refe
     return msgspec.structs.replace(found, configured=True)
 
 
+def _of_command(name: str, model: ModelSettings, options: ModelOptions) -> Reference:
+    """Only the command knows what its model is; a path that exists is told as one."""
+    if model.engine not in ("", "command"):
+        raise invalid("model", f"models.{name} has a command, which the engine '{model.engine}' has no use for.")
+    path = Path(model.path).expanduser() if model.path else None
+    if path is not None and not path.exists() and (_looks_like_path(model.path) or is_gguf(path)):
+        message = f"models.{name}.path is {path}, which does not exist."
+        raise ApiError(404, message, code="model_not_found", param="model")
+    found = path.absolute() if path is not None and path.exists() else None
+    options = msgspec.structs.replace(options, engine="command")
+    return Reference(name=name, kind="command", path=found, repo="", configured=True, options=options)
+
+
+def is_gguf(path: Path) -> bool:
+    """A file in llama.cpp's format, by its name."""
+    return path.suffix.lower() == ".gguf"
+
+
 def _locate(name: str, settings: Settings, options: ModelOptions, allow_paths: bool) -> Reference:
     if allow_paths:
         folder = Path(name).expanduser()
+        if is_gguf(folder) and folder.is_file():
+            options = msgspec.structs.replace(options, engine="command")
+            return Reference(name=folder.stem, kind="command", path=folder.absolute(), options=options)
         if _looks_like_path(name) or _is_model_folder(folder):
             _check_folder(folder, name)
             path = folder.absolute()

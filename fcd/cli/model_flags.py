@@ -84,7 +84,7 @@ def for_daemon(name: str) -> str:
         return name
     is_path = name.startswith(("/", "./", "../", "~")) or name in (".", "..")
     folder = Path(name).expanduser()
-    if is_path or (folder / "config.json").is_file():
+    if is_path or (folder / "config.json").is_file() or (folder.suffix.lower() == ".gguf" and folder.is_file()):
         return str(folder.absolute())
     return name
 

@@ -81,6 +81,13 @@ def _add_run(group: Group) -> None:
     parser.add_argument("--worker-id", default="", metavar="NAME", help="what the supervisor calls it")
     parser.add_argument("--model-names", default="", metavar="A,B", help="names that requests call it by")
     parser.add_argument(
+        "--command",
+        dest="engine_command",
+        default="",
+        metavar="WORDS",
+        help='the command engine\'s server, such as "server -m {model} --port {port}" (also {host}, {name}, {key})',
+    )
+    parser.add_argument(
         "--limit-worker-concurrency", type=int, default=0, metavar="N", help="completions that run at once"
     )
     parser.add_argument(
@@ -138,6 +145,8 @@ def read_run_options(args: argparse.Namespace, *, heartbeat_s: float, drain_s: f
     """
     import secrets
 
+    from msgspec.structs import replace
+
     from daemon.access import is_loopback
     from daemon.worker.address import listening_host
     from daemon.worker.options import WorkerOptions
@@ -167,9 +176,15 @@ def read_run_options(args: argparse.Namespace, *, heartbeat_s: float, drain_s: f
         get_template(args.conv_template)
     host = args.host or listening_host(controllers)
     key = "" if is_loopback(host) or args.open else os.environ.get("FCD_WORKER_KEY") or secrets.token_urlsafe(32)
+    wanted = model_options(args)
+    if args.engine_command:
+        if wanted.engine not in ("", "command"):
+            raise UsageError(f"--command is for the engine 'command', not '{wanted.engine}'.")
+        wanted = replace(wanted, engine="command")
     return WorkerOptions(
         model=model,
-        model_options=model_options(args),
+        model_options=wanted,
+        command=args.engine_command,
         names=tuple(_words(args.model_names)),
         controllers=controllers,
         join_token=_token(args.token_file),

@@ -38,6 +38,8 @@ class FcdExtension(msgspec.Struct, omit_defaults=True):
     version: str = ""
     api_key: str = ""
     """What the controller must show this worker (`Authorization: Bearer`); empty on loopback."""
+    served_as: str = ""
+    """What the server at `openai_url` calls its model, where that is none of the worker's names."""
     daemon_id: str = ""
     """Of a whole daemon that joins another: tells rings of daemons."""
 

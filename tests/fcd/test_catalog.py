@@ -165,11 +165,11 @@ def test_folders_that_are_no_models(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     (tmp_path / "empty").mkdir()
-    (tmp_path / "weights.gguf").touch()
+    (tmp_path / "weights.safetensors").touch()
     for path, said in (
         ("adapter", "adapter"),
         ("empty", "no config.json"),
-        ("weights.gguf", "is a file"),
+        ("weights.safetensors", "is a file"),
         ("no", "no folder"),
     ):
         with pytest.raises(ApiError, match=said):

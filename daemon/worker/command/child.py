@@ -1,0 +1,118 @@
+"""The command's process: started in a group of its own under a guard, watched, ended with all that it started."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+_GUARD = Path(__file__).with_name("guard.py")
+_KEPT_LINES = 20
+_LONGEST_LINE = 4096
+_SHOWN_CHARACTERS = 1500
+
+
+class Child:
+    """One start of the command. Its output goes to this process's stderr, which is the worker's log."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process is not None else 0
+
+    @property
+    def last_words(self) -> str:
+        """The last lines that it wrote."""
+        return "\n".join(self.lines)[-_SHOWN_CHARACTERS:]
+
+    async def start(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        """Raises OSError: it cannot be started."""
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-S", "-E", str(_GUARD), *argv),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=dict(env),
+            start_new_session=True,
+        )
+        self._reading = asyncio.create_task(self._read())
+
+    async def wait(self) -> int:
+        """Its exit code, once it and all that it started are gone."""
+        assert self._process is not None
+        code = await self._process.wait()
+        self._kill()
+        if self._reading is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._reading), 1.0)
+        return code
+
+    async def stop(self, number: int, grace_s: float) -> None:
+        """Ask it to end with a signal, wait, then kill what is left of its group."""
+        if self._process is None:
+            return
+        if self._process.returncode is None:
+            strays = _descendants(self.pid)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), grace_s)
+            self._kill()
+            for stray in strays:
+                with contextlib.suppress(psutil.Error):
+                    stray.kill()
+        await self._process.wait()
+        self._kill()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    async def _read(self) -> None:
+        assert self._process is not None
+        output = self._process.stdout
+        assert output is not None
+        rest = b""
+        while data := await output.read(65536):
+            *lines, rest = (rest + data).split(b"\n")
+            if len(rest) > _LONGEST_LINE:
+                lines.append(rest)
+                rest = b""
+            self._take(lines)
+        self._take([rest] if rest else [])
+
+    def _take(self, lines: list[bytes]) -> None:
+        for line in lines:
+            text = line.decode("utf-8", "replace").rstrip()
+            if text:
+                self.lines.append(text[:_LONGEST_LINE])
+            with contextlib.suppress(OSError, ValueError):
+                print(text, file=sys.stderr, flush=True)
+
+
+def free_port(host: str) -> int:
+    """A port that nobody listens on now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+        return found
+    except psutil.Error:
+        return []

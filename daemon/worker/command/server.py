@@ -1,0 +1,136 @@
+"""The command's server as it is spoken to: its health, its models, its completions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import httpx2 as httpx
+import msgspec
+
+from fcd.errors import ApiError, api_error_from_body
+
+_PROBE_S = 5.0
+_ANSWER_S = 60.0
+_CONTEXT_UNKNOWN = 2048
+"""What FastChat takes for models that do not say."""
+
+
+class CommandServer:
+    """Its base URL, and the key that it asks for."""
+
+    def __init__(self, url: str, key: str, health: str) -> None:
+        self.url = url
+        self._health = health
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._http = httpx.AsyncClient(
+            base_url=url, headers=headers, timeout=httpx.Timeout(None, connect=_PROBE_S), limits=limits, trust_env=False
+        )
+        self.model = ""
+        """What it calls its model."""
+        self.context_length = 0
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def is_healthy(self) -> bool:
+        try:
+            return (await self._http.get(self._health, timeout=_PROBE_S)).status_code < 400
+        except httpx.HTTPError:
+            return False
+
+    async def look(self, name: str) -> None:
+        """Learn what it calls its model, and how long its context is."""
+        listed = (await self._json("GET", "/v1/models")).get("data")
+        models = [model for model in listed if isinstance(model, dict)] if isinstance(listed, list) else []
+        chosen = next((model for model in models if model.get("id") == name), models[0] if models else {})
+        self.model = str(chosen.get("id", ""))
+        meta = chosen.get("meta")
+        found = chosen.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else 0)
+        if not found:
+            defaults = (await self._json("GET", "/props")).get("default_generation_settings")
+            found = defaults.get("n_ctx") if isinstance(defaults, dict) else 0
+        self.context_length = found if type(found) is int and found > 0 else 0
+
+    @property
+    def context(self) -> int:
+        return self.context_length or _CONTEXT_UNKNOWN
+
+    async def count(self, prompt: str) -> int:
+        """Tokens of a text, as vLLM and llama.cpp count them; 0 when it does not."""
+        answer = await self._json("POST", "/tokenize", {"model": self.model, "prompt": prompt, "content": prompt})
+        tokens, count = answer.get("tokens"), answer.get("count")
+        if type(count) is int:
+            return count
+        return len(tokens) if isinstance(tokens, list) else 0
+
+    async def embed(self, texts: list[str]) -> tuple[list[list[float]], int]:
+        """Raises ApiError when it makes no embeddings."""
+        answer = await self._post("/v1/embeddings", {"model": self.model, "input": texts})
+        usage = answer.get("usage") or {}
+        vectors = [list(each["embedding"]) for each in sorted(answer["data"], key=lambda each: int(each["index"]))]
+        return vectors, int(usage.get("prompt_tokens") or 0)
+
+    async def complete(self, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """The chunks of POST /v1/completions.
+
+        Raises:
+            ApiError: it refused, or broke off.
+        """
+        content = msgspec.json.encode({"model": self.model, **body, "stream": True})
+        ended = False
+        try:
+            async with self._http.stream(
+                "POST", "/v1/completions", content=content, headers={"Content-Type": "application/json"}
+            ) as answer:
+                if answer.status_code != 200:
+                    raise _error(answer.status_code, await answer.aread())
+                async for line in answer.aiter_lines():
+                    if not line.startswith("data:"):
+                        continue
+                    data = line[5:].strip()
+                    if data == "[DONE]":
+                        ended = True
+                        break
+                    chunk = msgspec.json.decode(data)
+                    if "error" in chunk:
+                        raise api_error_from_body(502, chunk)
+                    yield chunk
+        except (httpx.HTTPError, msgspec.MsgspecError) as error:
+            raise ApiError(502, f"The command's server broke off: {error}", code="worker_died") from None
+        if not ended:
+            raise ApiError(502, "The command's server broke off.", code="worker_died")
+
+    async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                answer = await self._http.post(path, content=msgspec.json.encode(body), headers=_JSON)
+        except (httpx.HTTPError, TimeoutError) as error:
+            raise ApiError(502, f"The command's server does not answer: {error}", code="worker_died") from None
+        if answer.status_code != 200:
+            raise _error(answer.status_code, answer.content)
+        decoded: dict[str, Any] = msgspec.json.decode(answer.content, type=dict[str, Any])
+        return decoded
+
+    async def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What it answers, empty when that is not an object."""
+        content = msgspec.json.encode(body) if body is not None else None
+        try:
+            answer = await self._http.request(method, path, content=content, headers=_JSON, timeout=_PROBE_S)
+            found: dict[str, Any] = msgspec.json.decode(answer.content, type=dict[str, Any])
+        except (httpx.HTTPError, msgspec.MsgspecError):
+            return {}
+        return found if answer.status_code == 200 else {}
+
+
+_JSON = {"Content-Type": "application/json"}
+
+
+def _error(status: int, body: bytes) -> ApiError:
+    try:
+        decoded = msgspec.json.decode(body)
+    except msgspec.MsgspecError:
+        decoded = body[:300].decode("utf-8", "replace")
+    return api_error_from_body(status, decoded)

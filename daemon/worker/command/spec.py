@@ -1,0 +1,115 @@
+"""Which command serves a model: from a flag, from config.toml, or ready-made for a kind of file."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import signal
+from pathlib import Path
+
+import msgspec
+
+from fcd.catalog import Reference
+from fcd.errors import ModelLoadError, UsageError
+from fcd.settings import ModelSettings, Settings
+
+_FIELD = re.compile(r"\{([a-z]*)\}")
+_FIELDS = ("model", "port", "host", "name", "key")
+_GGUF = "llama-server -m {model} --host {host} --port {port} --alias {name} --jinja"
+"""llama.cpp's server."""
+_GGUF_KEY = " --api-key {key}"
+
+
+class CommandSpec(msgspec.Struct, frozen=True):
+    """A command before its port is known."""
+
+    template: str
+    model: str
+    """What `{model}` stands for."""
+    health: str = "/health"
+    env: dict[str, str] = {}
+    stop_signal: int = int(signal.SIGTERM)
+
+    def argv(self, *, host: str, port: int, name: str, key: str) -> list[str]:
+        """The words of the command. What is filled in never becomes several words.
+
+        Raises:
+            UsageError: the command is empty, or has an unknown placeholder.
+        """
+        values = {"model": self.model, "port": str(port), "host": host, "name": name, "key": key}
+        try:
+            words = shlex.split(self.template)
+        except ValueError as error:
+            raise UsageError(f"The command cannot be read: {error}: {self.template}") from None
+        for field in _FIELD.findall(self.template):
+            if field not in _FIELDS:
+                raise UsageError(
+                    f"The command has the unknown placeholder '{{{field}}}'.",
+                    hint="There are: " + ", ".join(f"{{{each}}}" for each in _FIELDS) + ".",
+                )
+        filled = [_FIELD.sub(lambda found: values[found[1]], word) for word in words]
+        if not filled:
+            raise UsageError("The command is empty.")
+        return filled
+
+    def uses(self, field: str) -> bool:
+        return f"{{{field}}}" in self.template
+
+
+def command_for(reference: Reference, settings: Settings, given: str, *, exposed: bool) -> CommandSpec:
+    """The command that serves a model. `exposed`: others than this machine will reach it.
+
+    Raises:
+        UsageError: there is none, or it could not be reached, or would be open to everybody.
+        ModelLoadError: its program is not installed.
+    """
+    configured = settings.models.get(reference.name, ModelSettings()) if reference.configured else ModelSettings()
+    model = str(reference.path or configured.path or reference.repo or reference.name)
+    template = given or configured.command or _ready_made(reference.path, exposed)
+    if not template:
+        raise UsageError(
+            f"No command is known that serves '{reference.name}'.",
+            hint='Give --command "server -m {model} --port {port}", or command = "..." under [models.NAME].',
+        )
+    spec = CommandSpec(
+        template,
+        model,
+        configured.health,
+        dict(configured.env),
+        signal_number(configured.stop_signal),
+    )
+    if not spec.uses("port"):
+        raise UsageError("The command must say {port}, where it is to listen.")
+    if exposed:
+        _check_exposed(spec)
+    program = spec.argv(host="", port=0, name="", key="")[0]
+    if shutil.which(program) is None:
+        hint = "llama.cpp brings it: https://github.com/ggml-org/llama.cpp" if program == "llama-server" else ""
+        raise ModelLoadError(f"The program '{program}' is not installed here, or not in PATH.", hint=hint)
+    return spec
+
+
+def signal_number(name: str) -> int:
+    """Raises UsageError for what is no signal."""
+    found = getattr(signal, name if name.startswith("SIG") else f"SIG{name}", None)
+    if not isinstance(found, signal.Signals):
+        raise UsageError(f"'{name}' is not a signal: write SIGTERM or SIGINT.")
+    return int(found)
+
+
+def _ready_made(path: Path | None, exposed: bool) -> str:
+    if path is None or path.suffix.lower() != ".gguf":
+        return ""
+    return _GGUF + _GGUF_KEY if exposed else _GGUF
+
+
+def _check_exposed(spec: CommandSpec) -> None:
+    missing = [field for field in ("host", "key") if not spec.uses(field)]
+    if missing:
+        raise UsageError(
+            "Other machines are to reach this server, but the command does not say "
+            + " and ".join(f"{{{field}}}" for field in missing)
+            + ".",
+            hint="{host} is the address that it listens on, {key} the key that it asks for (such as --api-key {key}).",
+        )
