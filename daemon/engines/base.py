@@ -49,13 +49,16 @@ class TokenMask(Protocol):
     finished: bool
     """Nothing can follow: the completion has ended."""
 
+    failure: str
+    """Why a token was not accepted."""
+
     def fill(self, bits: Any, row: int) -> bool:
         """Write the allowed tokens into `bits[row]`, an int32 array `[rows, ceil(vocab / 32)]` in main memory: bit
         `t % 32` of word `t // 32` stands for token t. False when every token is allowed."""
         ...
 
     def accept(self, token_id: int) -> bool:
-        """Go on behind a token; False when it was not allowed."""
+        """Go on behind a token; False when that cannot be, and the completion must be given up."""
         ...
 
 
@@ -127,7 +130,7 @@ class Delta(msgspec.Struct, frozen=True):
     logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
-    """The stop string or id that ended it, None for the model's own end."""
+    """The stop string or id that ended it, None for the model's own end; the reason of an abort."""
     prompt_logprobs: tuple[TokenLogprob, ...] | None = None
     """On the first delta of the request, when asked for: one entry per prompt token."""
     cached_tokens: int = 0

@@ -147,7 +147,8 @@ class Collected:
 def finish_reason(delta: Delta) -> FinishReason:
     """Raises ApiError when the engine gave the completion up."""
     if delta.finish_reason == "abort" or delta.finish_reason is None:
-        raise ApiError(503, "The engine gave this completion up.", code="aborted")
+        why = f": {delta.stop_reason}" if delta.stop_reason else ""
+        raise ApiError(503, f"The engine gave this completion up{why}.", code="aborted")
     return delta.finish_reason
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import random
 import select
 import signal
 import struct
@@ -28,9 +29,12 @@ MEMORY_BYTES = 2 << 30
 """Address space that a trial may take beside what the process holds already."""
 WHITESPACE = 20
 """Characters of whitespace in a row between the parts of a JSON text: enough to indent, not enough to stall."""
-STEPS = 48
-SLOW_STEP_S = 0.08
+WALKS = 3
+STEPS = 32
+SLOW_STEP_S = 0.04
 """CPU time of one mask, on average, from which a grammar would hold up everybody's tokens."""
+SLOWEST_STEP_S = 0.3
+"""The same, of any one mask."""
 
 
 class Refused(Exception):
@@ -92,27 +96,36 @@ class Trials:
 
     def _walk(self, compiled: Any) -> None:
         """Choose allowed tokens at random for a while: an empty choice or a slow one shows here, not in a batch."""
-        import random
-
         import numpy as np
 
-        choose = random.Random(0)
         bits = np.zeros((1, (self._info.vocab_size() + 31) // 32), np.int32)
-        matcher = self._core.GrammarMatcher(compiled, None, not self._info.stop_token_ids(), -1, None)
-        began, steps = time.thread_time(), 0
-        while steps < STEPS and not matcher.is_terminated():
-            matcher.fill_next_token_bitmask(bits, 0, False)
-            steps += 1
-            words = np.flatnonzero(bits[0])
-            if not len(words):
-                raise Refused("no answer that this model can write satisfies it")
-            word = int(choose.choice(words))
-            value = int(bits[0, word]) & 0xFFFFFFFF
-            token = word * 32 + choose.choice([bit for bit in range(32) if value >> bit & 1])
-            if not matcher.accept_token(token, False):
-                break
-        if steps and (time.thread_time() - began) / steps > SLOW_STEP_S:
+        spent: list[float] = []
+        for seed in range(WALKS):
+            choose = random.Random(seed)
+            matcher = self._core.GrammarMatcher(compiled, None, not self._info.stop_token_ids(), -1, None)
+            for _ in range(STEPS):
+                if matcher.is_terminated():
+                    break
+                began = time.thread_time()
+                matcher.fill_next_token_bitmask(bits, 0, False)
+                spent.append(time.thread_time() - began)
+                token = _any_allowed(bits[0], choose)
+                if token is None:
+                    raise Refused("no answer that this model can write satisfies it")
+                if spent[-1] > SLOWEST_STEP_S or not matcher.accept_token(token, False):
+                    break
+        if sum(spent) / len(spent) > SLOW_STEP_S or max(spent) > SLOWEST_STEP_S:
             raise Refused("following it takes too long for each token")
+
+
+def _any_allowed(bits: Any, choose: random.Random) -> int | None:
+    """One of the tokens whose bits are set."""
+    words = bits.nonzero()[0]
+    if not len(words):
+        return None
+    word = int(choose.choice(words))
+    value = int(bits[word]) & 0xFFFFFFFF
+    return word * 32 + choose.choice([bit for bit in range(32) if value >> bit & 1])
 
 
 def _filled(form: Any, texts: list[str]) -> Any:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 import xgrammar
 
 Bits = npt.NDArray[np.int32]
 """`[rows, ceil(vocabulary / 32)]`: bit `t % 32` of word `t // 32` says whether token t is allowed."""
+
+
+SLOW_S: Final = 0.1
+"""CPU time of one mask that others in the batch notice."""
+PATIENCE_S: Final = 3.0
+"""How much of that one completion may cost them altogether."""
 
 
 class CompiledGrammar:
@@ -30,15 +39,25 @@ class TokenMask:
 
     def __init__(self, matcher: xgrammar.GrammarMatcher, vocab_size: int) -> None:
         self._matcher = matcher
+        self._spent = 0.0
         self.vocab_size = vocab_size
         self.finished = False
+        self.failure = ""
 
     def fill(self, bits: Bits, row: int) -> bool:
         """Write what may come next into `bits[row]`; False when everything may, and nothing was narrowed."""
-        return bool(self._matcher.fill_next_token_bitmask(bits, row))
+        began = time.thread_time()
+        narrowed = bool(self._matcher.fill_next_token_bitmask(bits, row))
+        took = time.thread_time() - began
+        self._spent += took if took > SLOW_S else 0.0
+        return narrowed
 
     def accept(self, token_id: int) -> bool:
-        """Take the token that was chosen; False when the grammar does not allow it."""
+        """Take the token that was chosen; False when the grammar does not allow it, or has cost too much."""
+        if self._spent > PATIENCE_S:
+            self.failure = "keeping to the form that it must have takes too long"
+            return False
         accepted = bool(self._matcher.accept_token(token_id))
+        self.failure = "" if accepted else "nothing that this model can write keeps to the form that it must have"
         self.finished = bool(self._matcher.is_terminated())
         return accepted

@@ -238,6 +238,7 @@ class EngineCore:
         if sequence.penalties is not None:
             sequence.penalties.add(token)
         if sequence.mask is not None and not sequence.mask.accept(token):
+            sequence.stop_reason = sequence.mask.failure
             self._end(sequence, "abort")
             return
         if sequence.generated > sequence.params.min_tokens and token in sequence.stop_ids:

@@ -19,7 +19,8 @@ def apply_masks(logits: torch.Tensor, rows: Sequence[int], masks: Sequence[Token
     """
     vocab = masks[0].vocab_size
     bits = np.zeros((len(masks), (vocab + 31) // 32), np.int32)
-    narrowed = [place for place, mask in enumerate(masks) if mask.fill(bits, place)]
+    # Where nothing may come next the row stays as it is: whatever is chosen, its mask will not accept it.
+    narrowed = [place for place, mask in enumerate(masks) if mask.fill(bits, place) and bits[place].any()]
     if narrowed:
         forbidden = _forbidden(bits[narrowed], logits.device)[:, :vocab]
         chosen = [rows[place] for place in narrowed]

@@ -14,6 +14,7 @@ from daemon.engines.transformers.scheduler import Scheduler
 from daemon.engines.transformers.sequence import Sequence
 from fcd.errors import ApiError
 from tests.daemon.engines.harness import Answer, ask, collect, with_engine
+from tests.tiny_models import VOCABULARY
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -112,6 +113,42 @@ def test_a_leaver_and_a_limit() -> None:
         assert short[0].finish_reason == "length"
         async for _ in engine.generate(GenerationRequest("r", [5], SamplingParams(max_tokens=500), grammar=grammar)):
             break
+
+    with_engine("llama", test)
+
+
+class DeadEnd:
+    """A grammar that allows token 7 twice and then nothing."""
+
+    def start(self) -> DeadEnd.Mask:
+        return DeadEnd.Mask()
+
+    class Mask:
+        vocab_size = VOCABULARY
+        finished = False
+        failure = ""
+        taken = 0
+
+        def fill(self, bits: Any, row: int) -> bool:
+            if self.taken < 2:
+                bits[row, 0] = 1 << 7
+            return True
+
+        def accept(self, token_id: int) -> bool:
+            self.taken += 1
+            self.failure = "" if self.taken < 3 else "it is a dead end"
+            return not self.failure
+
+
+@pytest.mark.parametrize("way", [{"temperature": 0.0}, {"temperature": 1.0, "logprobs": 3}, {"top_p": 0.5}])
+def test_a_dead_end_gives_one_completion_up_and_says_why(way: dict[str, Any]) -> None:
+    async def test(engine: Engine) -> None:
+        free = asyncio.ensure_future(ask(engine, [3, 4, 5], max_tokens=20))
+        request = GenerationRequest("r", [5, 6], SamplingParams(max_tokens=50, **way), grammar=DeadEnd())
+        answer = (await collect(engine, request))[0]
+        assert (answer.finish_reason, answer.stop_reason) == ("abort", "it is a dead end")
+        assert answer.ids[:2] == [7, 7]
+        assert (await free).finish_reason == "length"
 
     with_engine("llama", test)
 

@@ -110,6 +110,7 @@ HOSTILE: list[dict[str, Any]] = [
     {"type": "object", "properties": {"a": False}, "required": ["a"]},
     {"type": "object", "properties": {f"p{i}": {"type": "string", "pattern": "^(.*a){40}$"} for i in range(400)}},
     {"anyOf": [{"type": "array", "items": {"enum": [f"{i}-{j}" * 9 for j in range(900)]}} for i in range(9)]},
+    {"anyOf": [{"type": "string", "maxLength": 100 + i} for i in range(400)]},
 ]
 
 
