@@ -36,6 +36,14 @@ class ControllerPort(Dispatcher, Protocol):
         """Why it cannot take work; empty when it can."""
         ...
 
+    async def reconfigure(self, before: Settings) -> None:
+        """Act on settings that have changed in place; `before` is how they were."""
+        ...
+
+    def announce_config(self, message: str) -> None:
+        """Tell watchers what became of a changed config.toml."""
+        ...
+
     def blueprints(self, context: DaemonContext) -> Sequence[Any]:
         """Its Sanic blueprints: FastChat's controller routes, /api/workers, /api/models and /api/events."""
         ...
@@ -61,6 +69,10 @@ class DaemonContext:
     started_at: float = field(default_factory=time.time)
     draining: bool = False
     """Set at shutdown: new work is refused with 503 while running requests finish."""
+    config_problem: str = ""
+    """Why config.toml as it is now is not in force; empty when it is."""
+    config_waiting: list[str] = field(default_factory=list)
+    """Settings that config.toml has changed and that need a restart."""
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     """Called when the server closes, while the store is still open."""
     controller: ControllerPort = field(init=False)
@@ -70,3 +82,11 @@ class DaemonContext:
         if self.draining:
             return ["The daemon is shutting down."]
         return self.controller.not_ready()
+
+    def warnings(self) -> list[str]:
+        """What is wrong though the daemon can take work."""
+        found = [self.config_problem] if self.config_problem else []
+        if self.config_waiting:
+            names = " and ".join(self.config_waiting)
+            found.append(f"config.toml has a new {names}, which takes effect at `fcd daemon restart`.")
+        return found

@@ -20,6 +20,7 @@ from daemon.context import ControllerPort, DaemonContext
 from daemon.gateway.active import ActiveRequests
 from daemon.logs import configure_logging
 from daemon.metrics import Metrics
+from daemon.reload import Reloader
 from daemon.security import Security
 from daemon.server import DaemonApp, DaemonProtocol
 from daemon.store.store import Store
@@ -40,8 +41,10 @@ _CLOSE_S = 2.0
 MakeController = Callable[[DaemonContext], ControllerPort]
 
 
-def run_daemon(settings: Settings, paths: Paths, *, detached: bool = False) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit code.
+def run_daemon(
+    settings: Settings, paths: Paths, *, detached: bool = False, reload: Callable[[], Settings] | None = None
+) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code. `reload` reads the settings again when config.toml changes.
 
     Raises:
         AlreadyRunning: another daemon holds the lock of these folders.
@@ -54,7 +57,7 @@ def run_daemon(settings: Settings, paths: Paths, *, detached: bool = False) -> i
         colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
         configure_logging(paths.daemon_log, settings.daemon.log_level, on_terminal=not detached, colour=colour)
         with bind(settings.daemon.host, settings.daemon.port) as listener:
-            _run(_live(settings, paths, listener, _controller))
+            _run(_live(settings, paths, listener, _controller, reload))
         return EXIT_OK
     except FcdError as error:
         log.error("%s", error.message)
@@ -65,6 +68,10 @@ def run_daemon(settings: Settings, paths: Paths, *, detached: bool = False) -> i
     finally:
         remove_record(paths, os.getpid())
         paths.admin_token.unlink(missing_ok=True)
+        paths.worker_settings.unlink(missing_ok=True)
+        if paths.sockets != paths.runtime:
+            with contextlib.suppress(OSError):  # somebody else's file keeps it
+                paths.sockets.rmdir()
         lock.release()
 
 
@@ -167,21 +174,34 @@ class Server:
         Sanic.unregister_app(self.app)
 
 
-async def _live(settings: Settings, paths: Paths, listener: socket.socket, make_controller: MakeController) -> None:
+async def _live(
+    settings: Settings,
+    paths: Paths,
+    listener: socket.socket,
+    make_controller: MakeController,
+    reload: Callable[[], Settings] | None = None,
+) -> None:
     stop = Stop()
     stop.listen()
     context = await open_context(settings, paths, url_of(listener), make_controller)
     server = Server(context, listener)
+    watching: asyncio.Task[None] | None = None
     try:
         await server.start()
         write_record(paths, _this_instance(context))
         await context.controller.start()
+        if reload is not None:
+            reloader = Reloader(context, paths.config_file, reload)
+            reloader.listen()
+            watching = asyncio.create_task(reloader.run())
         log.info("listening on %s", context.url, extra={"pid": os.getpid(), "version": __version__})
         await stop.first.wait()
         log.info("stopping: %d requests are running", len(context.active))
         await drain(context, stop)
     finally:
         context.draining = True
+        if watching is not None:
+            watching.cancel()
         await _unless_hurried(context.controller.close(), stop)
         await server.close()
         await context.store.close()

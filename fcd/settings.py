@@ -119,10 +119,13 @@ class ArenaSettings(msgspec.Struct, forbid_unknown_fields=True):
     max_running: int = 16
     """Battles that may write at once."""
     max_turns: int = 50
+    """Questions in one battle."""
     max_prompt_chars: int = 30_000
+    """The longest question."""
     anchor: str = ""
     """The model that has `anchor_rating` on the board; empty puts the mean at 1000."""
     anchor_rating: float = 1000.0
+    """What `anchor` is rated."""
 
 
 class ModelSettings(msgspec.Struct, forbid_unknown_fields=True):
@@ -330,6 +333,9 @@ def get_setting(settings: Settings, name: str) -> Any:
     return getattr(getattr(settings, section), key)
 
 
+_HEADER = re.compile(r"^\s*\[+([^\]]+)\]")
+_AT = re.compile(r" - at `\$\.([^`\[]+)")
+
 _DURATION = re.compile(r"^(-?\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?$")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -365,10 +371,12 @@ def parse_size(text: str) -> int:
 
 def _check_model(where: str, name: str, model: ModelSettings) -> None:
     if not 1 <= model.replicas <= MOST_REPLICAS:
+        where = _place(where, f"models.{name}.replicas")
         raise ConfigError(f"{where}: models.{name}.replicas must be between 1 and {MOST_REPLICAS}.")
     for field, (low, high) in PROFILE_RANGES.items():
         value = getattr(model, field)
         if value is not None and not low <= value <= high:
+            where = _place(where, f"models.{name}.{field}")
             raise ConfigError(f"{where}: models.{name}.{field} must be between {low} and {high}, not {value}.")
     if is_profile(model) and model.engine not in ("", "transformers"):
         raise ConfigError(
@@ -397,13 +405,28 @@ def _nearest(word: str, words: Any) -> str:
     return f" Did you mean '{near[0]}'?" if near else ""
 
 
-def _line_of(config_file: Path, key: str) -> int:
+def _line_of(config_file: Path, key: str, table: str = "") -> int:
+    """The line that sets a key, of one table where that is named; 0 when it is not found."""
     try:
         lines = config_file.read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     pattern = re.compile(rf'^\s*(\[.*\b)?"?{re.escape(key)}"?\s*[\]=.]')
-    return next((number for number, line in enumerate(lines, 1) if pattern.match(line)), 0)
+    inside = ""
+    for number, line in enumerate(lines, 1):
+        header = _HEADER.match(line)
+        if header is not None:
+            inside = header.group(1).replace('"', "").replace("'", "").replace(" ", "")
+        if pattern.match(line) and (not table or inside == table):
+            return number
+    return 0
+
+
+def _place(where: str, name: str) -> str:
+    """The file, with the line of a setting such as `models.mine.top_p` where it is found."""
+    table, _, key = name.rpartition(".")
+    line = _line_of(Path(where), key, table) if key else 0
+    return f"{where}, line {line}" if line else where
 
 
 def _apply_environment(tree: dict[str, Any], env: Mapping[str, str]) -> None:
@@ -439,7 +462,8 @@ def _convert(tree: Mapping[str, Any], where: str) -> Settings:
     try:
         settings = msgspec.convert(tree, Settings)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        found = _AT.search(str(error))
+        raise ConfigError(f"{_place(where, found.group(1)) if found else where}: {error}") from error
     if not 0 <= settings.daemon.port <= 65535:
         raise ConfigError(f"{where}: daemon.port must be between 0 and 65535, not {settings.daemon.port}.")
     parse_duration(settings.daemon.keep_alive)

@@ -8,16 +8,18 @@ from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from sanic import Blueprint
 
-from daemon.controller.estimates import Estimates
 from daemon.controller.attach import Attachments
+from daemon.controller.estimates import Estimates
 from daemon.controller.fastchat import FastChatView
 from daemon.controller.heads import Heads
 from daemon.controller.hub import Hub
 from daemon.controller.join import Join
 from daemon.controller.loads import follow_load
 from daemon.controller.models import Models, asks_for_nothing_special, same_launch, unique_name
+from daemon.controller.reconfigure import Reconfigure
 from daemon.controller.registry import Registry
 from daemon.controller.snapshot import worker_info
 from daemon.scheduler import Config
@@ -29,8 +31,9 @@ from daemon.supervisor.memory import MachineMemory, MemoryProbe
 from daemon.supervisor.probe import HttpProber, Prober
 from daemon.supervisor.process import Spawn, spawn
 from daemon.supervisor.supervisor import Lease, Supervisor, Timing
+from fcd.builtin import is_builtin
 from fcd.errors import ApiError
-from fcd.settings import MOST_REPLICAS, DaemonSettings
+from fcd.settings import MOST_REPLICAS, DaemonSettings, Settings, write_snapshot
 from fcd.wire.admin import DaemonEvent, EstimateReply, LoadEvent, LoadRequest, ModelInfo, ModelOptions, WorkerInfo
 
 if TYPE_CHECKING:
@@ -99,13 +102,15 @@ class Controller:
     # Life
 
     async def start(self) -> None:
+        write_snapshot(self._context.paths.worker_settings, self._context.settings)
         self.supervisor.start()
         await asyncio.gather(self._machine.refresh(), self.catalog.refresh())
         if self._machine.gpus:
             self._background.append(asyncio.get_running_loop().create_task(self._watch_gpus()))
         await self.attachments.start()
         await self.heads.start()
-        self._background.append(asyncio.get_running_loop().create_task(self._preload()))
+        preloads = [name for name, model in self._context.settings.models.items() if model.preload]
+        self._background.append(asyncio.get_running_loop().create_task(self._preload(preloads)))
         self._started = True
 
     async def close(self) -> None:
@@ -126,10 +131,24 @@ class Controller:
             return ["The daemon is shutting down."]
         return [] if self._started else ["The controller is starting."]
 
-    async def _preload(self) -> None:
-        for name, model in self._context.settings.models.items():
-            if not model.preload:
-                continue
+    async def reconfigure(self, before: Settings) -> None:
+        """Act on settings that have changed in place; `before` is how they were."""
+        settings = self._context.settings
+        write_snapshot(self._context.paths.worker_settings, settings)
+        self.stall_s = settings.daemon.stall_s
+        self.supervisor.submit(e.Reconfigured(config_of(settings.daemon, self.supervisor.state.config)))
+        change = Reconfigure(self, before, settings)
+        await change.run(self._aliases)
+        await self.catalog.refresh()
+        self.hub.publish(DaemonEvent("models"))
+        await self._preload(change.added_preloads())
+
+    def announce_config(self, message: str) -> None:
+        """Tell watchers what became of a changed config.toml."""
+        self.hub.publish(DaemonEvent("config", message=message))
+
+    async def _preload(self, names: list[str]) -> None:
+        for name in names:
             try:
                 spec = await self._known(name, owner=True)
             except ApiError as error:
@@ -155,7 +174,7 @@ class Controller:
     ) -> Lease:
         """See `daemon.dispatch.Dispatcher`. `keep_alive` holds from the end of this request on."""
         name = self._aliases.get(model, model)
-        if name not in self.supervisor.state.models:
+        if not self._is_served(name):
             name = (await self._known(model, owner=False)).name
         seconds = self.catalog.keep_alive(keep_alive) if keep_alive else None
         state = self.supervisor.state
@@ -278,6 +297,15 @@ class Controller:
 
     # Inside
 
+    def _is_served(self, name: str) -> bool:
+        """Whether requests for a name are the scheduler's to decide, without looking it up."""
+        state = self.supervisor.state
+        model = state.models.get(name)
+        if model is None:
+            return False
+        # A model that was withdrawn stays until its last request is done.
+        return model.loadable or any(not state.workers[each].local for each in model.workers)
+
     def _has_gpu(self) -> bool:
         return bool(gpus(self._memory()))
 
@@ -323,7 +351,9 @@ class Controller:
 
     def _remember(self, asked: str, spec: LaunchSpec, plain: bool) -> LaunchSpec:
         """An alias need not be looked up again. Paths are: they mean something to the machine's owner alone."""
-        if plain and asked != spec.name and "/" not in asked and asked in self._context.settings.aliases:
+        settings = self._context.settings
+        configured = asked in settings.aliases or asked in settings.models or is_builtin(asked)
+        if plain and asked != spec.name and "/" not in asked and configured:
             self._aliases[asked] = spec.name
         return spec
 
@@ -399,9 +429,10 @@ _RANK = {
 }
 
 
-def config_of(settings: DaemonSettings) -> Config:
-    """The scheduler's bounds from the settings."""
-    return Config(
+def config_of(settings: DaemonSettings, before: Config | None = None) -> Config:
+    """The scheduler's bounds from the settings; what these do not say stays as it was."""
+    return msgspec.structs.replace(
+        before or Config(),
         max_queue=settings.max_queue,
         max_wait_s=settings.first_byte_s,
         load_stall_s=settings.load_stall_s,

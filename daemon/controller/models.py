@@ -129,7 +129,8 @@ def unique_name(spec: LaunchSpec, taken: Callable[[str], bool]) -> LaunchSpec:
 
 def same_launch(one: LaunchSpec, other: LaunchSpec) -> bool:
     """Whether two specs would start the same thing."""
-    return one.target == other.target and one.replicas == other.replicas and _comparable(one.options) == _comparable(other.options)
+    same = one.target == other.target and one.replicas == other.replicas
+    return same and _comparable(one.options) == _comparable(other.options)
 
 
 def asks_for_nothing_special(options: ModelOptions) -> bool:

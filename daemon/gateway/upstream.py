@@ -273,6 +273,9 @@ def request_bytes(target: Target, method: str, path: str, body: bytes, *, reques
         f"X-Request-Id: {request_id}",
         "Accept: */*",
     ]
+    if not target.socket:
+        # Says that the name in the body has been looked up: it may be an alias that the worker does not know.
+        lines.append("X-Fcd-Model: routed")
     if target.api_key:
         lines.append(f"Authorization: Bearer {target.api_key}")
     if method != "GET":

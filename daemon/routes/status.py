@@ -30,7 +30,7 @@ def status_routes(context: DaemonContext) -> Blueprint:
     @routes.get("/ready")
     async def ready(request: Request[Any, Any]) -> HTTPResponse:
         reasons = context.not_ready()
-        body = {"ready": not reasons, "reasons": reasons}
+        body = {"ready": not reasons, "reasons": reasons, "warnings": context.warnings()}
         return json_response(body, 503 if reasons else 200, {"Retry-After": "2"} if reasons else None)
 
     @routes.get("/metrics")
@@ -67,4 +67,5 @@ def daemon_status(context: DaemonContext) -> DaemonStatus:
         uptime_s=round(context.clock() - context.started_at, 3),
         workers=context.controller.workers(),
         reasons=reasons,
+        warnings=context.warnings(),
     )

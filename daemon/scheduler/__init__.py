@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from daemon.scheduler.config import Config
 from daemon.scheduler.core import decide
-from daemon.scheduler.state import Config, Model, State, Worker
+from daemon.scheduler.state import Model, State, Worker
 
 __all__ = ["Config", "Model", "State", "Worker", "decide"]

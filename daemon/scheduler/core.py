@@ -106,9 +106,32 @@ def _declared(turn: Turn, event: e.ModelDeclared) -> None:
     model.worker = event.worker
     model.loadable = True
     model.declared = model.needs = event.needs
+    for name in model.workers:
+        worker = turn.state.workers[name]
+        if worker.local and worker.keep_alive == model.keep_alive != event.keep_alive:
+            worker.keep_alive = event.keep_alive
+            workers.arm_ttl(turn, worker)
     model.keep_alive = event.keep_alive
-    model.replicas = event.replicas
-    _retarget(turn, model, event.replicas)
+    if model.replicas != event.replicas:
+        model.replicas = event.replicas
+        _retarget(turn, model, event.replicas)
+
+
+def _withdrawn(turn: Turn, event: e.ModelWithdrawn) -> None:
+    model = turn.state.models.get(event.name)
+    if model is None:
+        return
+    _unload(turn, e.UnloadRequested(event.name))
+    model.loadable = False
+    turn.state.pending.pop(event.name, None)
+    if not any(not turn.state.workers[name].local for name in model.workers):
+        refuse_waiting(turn, model, "no_worker", f"'{event.name}' was taken out of config.toml.")
+    workers.prune(turn, model)
+
+
+def _reconfigured(turn: Turn, event: e.Reconfigured) -> None:
+    """Waits that are under way keep the limits that they began with."""
+    turn.state.config = event.config
 
 
 def _retarget(turn: Turn, model: Model, replicas: int) -> None:
@@ -230,6 +253,8 @@ _HANDLERS: dict[type[e.Event], Callable[[Turn, Any], None]] = {
     e.RequestCancelled: _cancelled,
     e.RequestDone: _done,
     e.ModelDeclared: _declared,
+    e.ModelWithdrawn: _withdrawn,
+    e.Reconfigured: _reconfigured,
     e.LoadRequested: _load,
     e.UnloadRequested: _unload,
     e.RestartRequested: _restart,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from daemon.scheduler.config import Config
 from daemon.scheduler.placement import Needs
 
 
@@ -49,6 +50,18 @@ class ModelDeclared(Event, frozen=True):
     needs: Needs = Needs()
     replicas: int = 1
     """How many workers it has while it is loaded, as far as memory allows."""
+
+
+class ModelWithdrawn(Event, frozen=True):
+    """A model that can no longer be started here; its workers end when their requests have."""
+
+    name: str
+
+
+class Reconfigured(Event, frozen=True):
+    """The bounds have changed."""
+
+    config: Config
 
 
 class LoadRequested(Event, frozen=True):

@@ -221,6 +221,8 @@ def _print_status(status: dict[str, Any]) -> None:
     print(f"up       {_duration(status['uptime_s'])}")
     reasons = status.get("reasons") or []
     print(f"ready    {'yes' if status['ready'] else 'no: ' + ' '.join(reasons)}")
+    for warning in status.get("warnings") or []:
+        print(f"warning  {warning}")
     workers = status["workers"]
     print(f"workers  {len(workers) or 'none; the first request for a model loads it'}")
     for worker in workers:
@@ -241,7 +243,7 @@ def _run(args: argparse.Namespace) -> int:
     from daemon.lifecycle import run_daemon
 
     paths = resolve_paths()
-    return run_daemon(_settings(args, paths), paths, detached=args.detached)
+    return run_daemon(_settings(args, paths), paths, detached=args.detached, reload=lambda: _settings(args, paths))
 
 
 def _logs(args: argparse.Namespace) -> int:

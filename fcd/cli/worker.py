@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fcd.wire.admin import WorkerInfo
 
 _FOLLOW_S = 1.0
+_LOCAL_BEAT_S = 2.0
+"""How often a worker tells the daemon of its own machine its figures."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -130,10 +132,14 @@ def _port(text: str) -> int:
 def _run(args: argparse.Namespace) -> int:
     from daemon.worker.main import run_worker
     from fcd.paths import resolve_paths
-    from fcd.settings import load_settings
+    from fcd.settings import load_settings, read_snapshot
 
-    settings = load_settings(resolve_paths().config_file)
-    options = read_run_options(args, heartbeat_s=settings.worker.heartbeat_s, drain_s=settings.daemon.drain_s)
+    left = os.environ.get("FCD_SETTINGS_FILE", "")
+    settings = read_snapshot(Path(left)) if left else load_settings(resolve_paths().config_file)
+    heartbeat_s = settings.worker.heartbeat_s
+    if os.environ.get("FCD_PARENT_WATCH") == "1":
+        heartbeat_s = min(heartbeat_s, _LOCAL_BEAT_S)
+    options = read_run_options(args, heartbeat_s=heartbeat_s, drain_s=settings.daemon.drain_s)
     return run_worker(options, settings)
 
 

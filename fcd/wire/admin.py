@@ -138,6 +138,8 @@ class DaemonStatus(msgspec.Struct):
     workers: list[WorkerInfo]
     reasons: list[str] = []
     """Why it is not ready."""
+    warnings: list[str] = []
+    """What is wrong though it is ready, such as a config.toml that cannot be used."""
 
 
 class ModelInfo(msgspec.Struct, omit_defaults=True):
@@ -185,6 +187,8 @@ class LogLines(msgspec.Struct):
 class DaemonEvent(msgspec.Struct, omit_defaults=True):
     """One SSE event of GET /api/events; `event:` carries the same word as `type`."""
 
-    type: Literal["worker", "worker_gone", "models", "ready", "arena"]
+    type: Literal["worker", "worker_gone", "models", "ready", "arena", "config"]
     worker: WorkerInfo | None = None
     name: str = ""
+    message: str = ""
+    """Of `config`: what became of a changed config.toml."""
