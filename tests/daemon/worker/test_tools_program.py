@@ -11,6 +11,7 @@ from typing import Any
 import httpx2 as httpx
 import jsonschema
 import openai
+import psutil
 import pytest
 
 from tests.daemon.worker.test_program import worker
@@ -233,3 +234,17 @@ def test_a_bad_schema_is_a_400_within_two_seconds(client: openai.OpenAI, fields:
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
         assert time.monotonic() - began < 2.0
     client.chat.completions.create(model=family_of(client), messages=ASK, max_tokens=2)
+
+
+def test_no_helper_outlives_its_worker(tmp_path: Path) -> None:
+    model = str(make(tmp_path / "model", "plain"))
+    with worker(tmp_path, "--no-register", "--model-names", "m", "--dtype", "float32", model=model) as running:
+        url = running.event("ready")["address"]
+        body = {"model": "m", "messages": ASK, "response_format": {"type": "json_object"}, "max_tokens": 5}
+        assert httpx.post(f"{url}/v1/chat/completions", json=body, timeout=30).status_code == 200
+        helpers = psutil.Process(running.process.pid).children(recursive=True)
+        assert helpers
+        running.process.kill()
+        running.process.wait(10)
+        _, alive = psutil.wait_procs(helpers, timeout=5)
+        assert alive == []
