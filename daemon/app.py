@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from daemon.arena.arena import Arena
+from daemon.arena.openai import ArenaModels
 from daemon.arena.routes import arena_routes
 from daemon.context import DaemonContext
 from daemon.gateway.routes import gateway_routes
@@ -16,9 +17,9 @@ def build_app(context: DaemonContext) -> DaemonApp:
     app = new_app(context)
     app.blueprint(status_routes(context))
     app.blueprint(access_routes(context))
-    app.blueprint(gateway_routes(context))
     arena = Arena(context)
     context.closers.append(arena.close)
+    app.blueprint(gateway_routes(context, ArenaModels(context, arena)))
     app.blueprint(arena_routes(context, arena))
     for blueprint in context.controller.blueprints(context):
         app.blueprint(blueprint)

@@ -157,6 +157,14 @@ class Arena:
     async def watch(self, battle: str, voter: Voter) -> AsyncGenerator[BattleEvent, None]:
         return (await self._find(battle, voter)).watch(self._clock)
 
+    def was_cut(self, battle: str) -> bool:
+        """Whether side a's last answer ended at the token limit; for a battle that was just written."""
+        live = self._battles.get(battle)
+        if live is None or not live.turns:
+            return False
+        stats = live.running.writers["a"].stats if live.running is not None else live.turns[-1].a.stats
+        return stats.finish_reason == "length"
+
     async def _begin(self, live: LiveBattle, number: int, prompt: str) -> None:
         self._check_room()
 

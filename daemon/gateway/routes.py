@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 from sanic import Blueprint
@@ -27,12 +27,28 @@ _BIG_BODY = 256 * 1024
 AnyRequest = Request[Any, Any]
 
 
-def gateway_routes(context: DaemonContext) -> Blueprint:
+class SpecialModels(Protocol):
+    """Names that stand for no worker of their own."""
+
+    def takes(self, path: str, model: str) -> bool: ...
+
+    async def best(self, call: RoutedCall, body: bytes) -> tuple[RoutedCall, bytes]:
+        """The call and the body for the model that `best` stands for now."""
+        ...
+
+    async def answer(self, request: AnyRequest) -> HTTPResponse | None: ...
+
+
+def gateway_routes(context: DaemonContext, special: SpecialModels | None = None) -> Blueprint:
     routes = Blueprint("gateway")
     pool, peers = UpstreamPool(), Peers()
 
     async def relay(request: AnyRequest) -> HTTPResponse | None:
         call = await _read(request, needs_model=True)
+        if special is not None and special.takes(request.path, call.model):
+            if call.model != "best":
+                return await special.answer(request)
+            call, request.body = await special.best(call, request.body)
         return await _relay(request, call)
 
     async def tokenize(request: AnyRequest) -> HTTPResponse | None:
