@@ -50,7 +50,7 @@ class Home:
             "FCD_HOME": str(folder),
             "FCD_PORT": str(self.port),
             "HF_HUB_OFFLINE": "1",
-            "FCD_TORCH_THREADS": "2",
+            "FCD_TORCH_THREADS": os.environ.get("FCD_TORCH_THREADS", "2"),
             "NO_COLOR": "1",
         }
 

@@ -11,6 +11,7 @@ from textual.pilot import Pilot
 from fcd.errors import FcdError, NotRunning
 from fcd.settings import Settings
 from fcd.wire.admin import DaemonEvent, LoadEvent, LoadRequest, ModelInfo, Progress, WorkerInfo
+from tests.tui.fake_arena import FakeArena, FakeArenaClient
 from tui.app import FcdApp
 from tui.chats import Chat
 from tui.link import DaemonClient
@@ -26,6 +27,7 @@ class FakeDaemon:
 
     def __init__(self) -> None:
         self.up = True
+        self.arena = FakeArena()
         self.known = [GUIDE]
         self.catalog = [
             ModelInfo("guide", "builtin", "ready", size_bytes=18_000_000, context_length=2048, default=True),
@@ -70,9 +72,10 @@ class FakeDaemon:
         return FakeClient(self)
 
 
-class FakeClient:
+class FakeClient(FakeArenaClient):
     def __init__(self, daemon: FakeDaemon) -> None:
         self._daemon = daemon
+        self._arena = daemon.arena
 
     def _check(self) -> None:
         if not self._daemon.up:
@@ -166,7 +169,7 @@ def make_app(daemon: FakeDaemon, *, settings: Settings | None = None, **options:
     return app
 
 
-async def wait_until(pilot: Pilot[None], condition: Callable[[], object], within: float = 5.0) -> None:
+async def wait_until(pilot: Pilot[None], condition: Callable[[], object], within: float = 30.0) -> None:
     """Let the app work until something is so; fails when it is not in time."""
     deadline = asyncio.get_running_loop().time() + within
     while not condition():

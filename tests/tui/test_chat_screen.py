@@ -212,15 +212,14 @@ def test_daemon_goes_away_and_comes_back() -> None:
         daemon.go()
         await wait_until(pilot, lambda: app.link.state == "gone" and not screen.busy)
         banner = screen.query_one("Banner")
-        assert banner.display
+        await wait_until(pilot, lambda: banner.display)
         assert "F8" in str(banner.visual)  # type: ignore[attr-defined]
         assert answer(screen).text == "partial answer"
         await ask(screen, pilot, "Again")
         await wait_until(pilot, lambda: not screen.busy)
         assert "not there" in shown(screen)
         daemon.up = True
-        await wait_until(pilot, lambda: app.link.state == "up")
-        assert not banner.display
+        await wait_until(pilot, lambda: app.link.state == "up" and not banner.display)
         await pilot.press("ctrl+r")
         await wait_until(pilot, lambda: len(daemon.requests) == 2)
         daemon.say("back")

@@ -124,7 +124,7 @@ def test_logs_follow_filter_and_jump() -> None:
         daemon.logs[""].append("2026-01-02 10:01:00 error   fcd: \x1b[2Jlast")
         await wait_until(pilot, lambda: len(view.lines) == 41)
         assert view.lines[-1].endswith("fcd: [2Jlast")
-        assert view.scroll_y == view.max_scroll_y
+        await wait_until(pilot, lambda: view.scroll_y == view.max_scroll_y)
         await pilot.press("f", "f", "f")
         await wait_until(pilot, lambda: len(view.shown) == 5)
         await pilot.press("f", "slash", *"request 1", "enter")
