@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fcd.cli.command import Group, Parser, add_json, run_subcommand
-from fcd.cli.ensure import OnProgress, last_log_lines, not_ready, progress_on_stderr, start_daemon
+from fcd.cli.ensure import OnProgress, not_ready, progress_on_stderr, start_daemon
 from fcd.cli.neighbours import add_neighbours
 from fcd.errors import EXIT_FAILED, EXIT_OK, FcdError, NotRunning
 from fcd.instance import Instance, already_running, is_process, lock_is_held, read_record, running_instance
@@ -251,23 +251,21 @@ def _logs(args: argparse.Namespace) -> int:
     log = paths.daemon_log
     if not log.exists() and not args.follow:
         raise FcdError(f"There is no log yet at {log}.", hint="`fcd daemon start` starts the daemon.")
-    if args.json:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-args.lines :] if log.exists() else []
-    else:
-        lines = last_log_lines(log, args.lines)
-    for line in lines:
-        print(line)
+    written = log.read_bytes() if log.exists() else b""
+    written = written[: written.rfind(b"\n") + 1]
+    for line in written.decode("utf-8", "replace").splitlines()[-args.lines :]:
+        print(line if args.json else for_people(line))
     if args.follow:
         sys.stdout.flush()
-        _follow(log, raw=args.json)
+        _follow(log, len(written), raw=args.json)
     return EXIT_OK
 
 
-def _follow(log: Path, *, raw: bool) -> None:
-    """Print what is appended until Ctrl-C; goes on in the new file when the log is rotated."""
+def _follow(log: Path, shown: int, *, raw: bool) -> None:
+    """Print what stands after the bytes shown already, until Ctrl-C; goes on in the new file after a rotation."""
     file = log.open(encoding="utf-8", errors="replace") if log.exists() else None
     if file is not None:
-        file.seek(0, 2)
+        file.seek(shown)
     partial = ""
     while True:
         if file is None:

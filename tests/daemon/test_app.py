@@ -273,7 +273,7 @@ def test_status_logs_and_metrics_tell_the_truth() -> None:
             assert status["ready"] is True
             assert status["uptime_s"] >= 0
             assert [each["name"] for each in status["workers"]] == ["w1"]
-            assert (await fcd.http.get("/ready")).json() == {"ready": True, "reasons": []}
+            assert (await fcd.http.get("/ready")).json() == {"ready": True, "reasons": [], "warnings": []}
             fcd.paths.daemon_log.write_text('{"time":1.0,"level":"info","logger":"a","message":"hello"}\nplain\n')
             lines = (await fcd.http.get("/api/logs?lines=2", headers=fcd.admin)).json()["lines"]
             assert lines[0].endswith("info    a: hello")
