@@ -18,27 +18,28 @@ def apply_masks(logits: torch.Tensor, rows: Sequence[int], masks: Sequence[Token
         rows: the rows that have a mask, and `masks` theirs, all for one vocabulary.
     """
     vocab = masks[0].vocab_size
-    bits = np.zeros((len(masks), (vocab + 31) // 32), np.int32)
+    bits = np.zeros((logits.shape[0], (vocab + 31) // 32), np.int32)
     # Where nothing may come next the row stays as it is: whatever is chosen, its mask will not accept it.
-    narrowed = [place for place, mask in enumerate(masks) if mask.fill(bits, place) and bits[place].any()]
+    narrowed = [row for row, mask in zip(rows, masks, strict=True) if mask.fill(bits, row) and bits[row].any()]
     if narrowed:
-        forbidden = _forbidden(bits[narrowed], logits.device)[:, :vocab]
-        chosen = [rows[place] for place in narrowed]
-        if len(chosen) == logits.shape[0]:
-            logits[:, :vocab].masked_fill_(forbidden, -torch.inf)
-        else:
-            index = torch.tensor(chosen, device=logits.device)
-            logits[index, :vocab] = logits[index, :vocab].masked_fill(forbidden, -torch.inf)
+        narrow = narrow_in_memory if logits.device.type == "cpu" else narrow_on_device
+        narrow(logits, torch.from_numpy(bits), narrowed, vocab)
     if vocab < logits.shape[-1]:
-        # Rows of the output that belong to no token.
+        # Columns of the output that belong to no token.
         logits[torch.tensor(list(rows), device=logits.device), vocab:] = -torch.inf
 
 
-def _forbidden(bits: np.ndarray[tuple[int, int], np.dtype[np.int32]], device: torch.device) -> torch.Tensor:
-    """`[rows, 32 * words]` booleans, true where a bit is 0; spread on the device, so that only bits cross to it."""
-    if device.type == "cpu":
-        spread = np.unpackbits(~np.ascontiguousarray(bits).view(np.uint8), axis=1, bitorder="little")
-        return torch.from_numpy(spread).view(torch.bool)
-    shifts = torch.arange(32, device=device, dtype=torch.int32)
-    words = torch.from_numpy(bits).to(device)
-    return ((words.unsqueeze(-1) >> shifts) & 1).eq(0).flatten(1)
+def narrow_in_memory(logits: torch.Tensor, bits: torch.Tensor, rows: list[int], vocab: int) -> None:
+    """For logits in main memory; `bits` has a row for each of theirs."""
+    from daemon.engines.structured.apply import mask_in_memory
+
+    mask_in_memory(logits, bits, rows, vocab)
+
+
+def narrow_on_device(logits: torch.Tensor, bits: torch.Tensor, rows: list[int], vocab: int) -> None:
+    """For logits on any device: only bits cross to it, and are spread there."""
+    index = torch.tensor(rows, device=logits.device)
+    words = bits[rows].to(logits.device)
+    shifts = torch.arange(32, device=logits.device, dtype=torch.int32)
+    forbidden = ((words.unsqueeze(-1) >> shifts) & 1).eq(0).flatten(1)[:, :vocab]
+    logits[index, :vocab] = logits[index, :vocab].masked_fill(forbidden, -torch.inf)
