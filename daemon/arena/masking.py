@@ -222,7 +222,7 @@ class Masker:
                     return place, 0, ""
                 if end > last or _is_end(text, last):
                     return first, end, found[2]
-            elif not finished and len(text) - place < _HELD_AT_MOST and self.vocabulary.may_grow(letters[index:]):
+            if not finished and len(text) - place < _HELD_AT_MOST and self.vocabulary.may_grow(letters[index:]):
                 return place, 0, ""
         return len(text), 0, ""
 
