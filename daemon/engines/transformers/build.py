@@ -59,11 +59,8 @@ def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts:
     budget = kv_budget(options, device)
     runner, pool = _make_runner(loaded, budget)
     parallel = options.max_batch or MAX_BATCH.get(device.type, 32)
-    # Only the packed runner continues a prompt that was begun in an earlier step.
-    chunk = PREFILL_CHUNK if loaded.kind == "packed" else 1 << 40
-    scheduler = Scheduler(
-        pool, max_running=parallel, max_waiting=options.max_waiting, chunk=chunk, chunk_area=chunk << 15
-    )
+    chunk = PREFILL_CHUNK if loaded.kind == "packed" else 0
+    scheduler = Scheduler(pool, max_running=parallel, max_waiting=options.max_waiting, chunk=chunk)
     detokenizers = DetokenizerFactory(loaded.tokenizer)
     core = EngineCore(runner, scheduler, pool, detokenizers, model_bytes=info.memory_bytes)
     info = msgspec.structs.replace(info, parallel=parallel)

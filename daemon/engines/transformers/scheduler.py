@@ -37,7 +37,8 @@ class Scheduler:
         pool: rows to admit into.
         max_running: sequences that run at once.
         max_waiting: sequences that may wait; more are refused with 429.
-        chunk: prompt tokens computed in one step beside the decoding rows.
+        chunk: prompt tokens computed in one step beside the decoding rows; 0 computes every prompt whole, for a
+            runner that cannot continue one that was begun in an earlier step.
         chunk_area: bound on (chunk length x context behind it), which is what a chunk's mask costs.
     """
 
@@ -94,9 +95,11 @@ class Scheduler:
             start, total = sequence.row.length, len(sequence.ids)
             if total - start == 1:
                 plan.decode.append(Work(sequence, start, 1, True))
-            elif budget > 0:
-                count = min(total - start, budget, max(16, self.chunk_area // total))
-                budget -= count
+            elif budget > 0 or not self.chunk:
+                count = total - start
+                if self.chunk:
+                    count = min(count, budget, max(16, self.chunk_area // total))
+                    budget -= count
                 plan.prefill.append(Work(sequence, start, count, start + count == total))
         plan.decode.sort(key=_place)
         return plan

@@ -99,6 +99,15 @@ def test_prefill_is_chunked_beside_decode() -> None:
     assert [(w.start, w.count, w.last) for w in plan.prefill] == [(0, 64, False)]
 
 
+def test_prompts_are_whole_where_they_must_be() -> None:
+    s = scheduler(chunk=0)
+    s.add(make([1] * 10, 50))
+    run_step(s, [])
+    s.chunk_beside = 16
+    s.add(make([2] * 300, 5))
+    assert [(w.start, w.count, w.last) for w in s.plan().prefill] == [(0, 300, True)]
+
+
 def test_first_come_first_served() -> None:
     s = scheduler(max_running=2)
     requests = [make([n] * 5, 3)[0] for n in range(6)]
