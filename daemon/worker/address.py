@@ -21,7 +21,9 @@ def announced_address(options: WorkerOptions, port: int) -> str:
     """
     if options.address:
         return options.address
-    remote = next((host for host in map(_host_of, options.controllers) if not is_loopback(host)), "")
+    # A worker that a daemon started is on its machine, whatever address that daemon listens on.
+    elsewhere = () if options.worker_id else options.controllers
+    remote = next((host for host in map(_host_of, elsewhere) if not is_loopback(host)), "")
     if options.host in _EVERYWHERE:
         return url_for(own_address(remote) if remote else "127.0.0.1", port)
     if remote and is_loopback(options.host):

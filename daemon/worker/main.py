@@ -34,7 +34,7 @@ def run_worker(options: WorkerOptions, settings: Settings) -> int:
     if options.watched:
         die_with_parent()
     _configure_logging(settings.daemon.log_level)
-    reference = resolve(options.model, settings, revision=options.model_options.revision)
+    reference = find_reference(options, settings)
     wanted = merge_options(reference.options, options.model_options)
     if wanted.engine not in ("", "transformers", "command"):
         raise UsageError(f"The engine '{wanted.engine}' is not installed here.", hint="Leave --engine out.")
@@ -66,6 +66,20 @@ def run_worker(options: WorkerOptions, settings: Settings) -> int:
         sys.stderr.flush()
         os._exit(code)
     return code
+
+
+def find_reference(options: WorkerOptions, settings: Settings) -> Reference:
+    """What the model's name means; with a command of one's own it may be anything, since the command alone reads it.
+
+    Raises:
+        ApiError: the name means nothing here.
+    """
+    if not options.command or options.model in settings.models:
+        return resolve(options.model, settings, revision=options.model_options.revision)
+    path = Path(options.model).expanduser()
+    if path.exists():
+        return Reference(name=path.stem or path.name, kind="command", path=path.absolute())
+    return Reference(name=options.model, kind="command", repo=options.model)
 
 
 def _run_command(

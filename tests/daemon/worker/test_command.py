@@ -16,6 +16,8 @@ import httpx2 as httpx
 import pytest
 
 from daemon.worker.command.spec import CommandSpec, command_for, signal_number
+from daemon.worker.main import find_reference
+from daemon.worker.options import WorkerOptions
 from fcd.catalog import resolve
 from fcd.errors import ModelLoadError, UsageError
 from fcd.settings import ModelSettings, Settings
@@ -144,6 +146,17 @@ def test_it_is_asked_to_end_with_the_signal_of_the_settings(tmp_path: Path) -> N
         worker.process.terminate()
         assert worker.process.wait(timeout=20) == 0
         assert told.read_text() == "SIGINT"
+
+
+def test_a_command_of_ones_own_may_serve_anything(tmp_path: Path) -> None:
+    file = tmp_path / "m.bin"
+    file.touch()
+    for model, name, filled in ((str(file), "m", str(file)), ("any thing", "any thing", "any thing")):
+        options = WorkerOptions(model=model, command="sh {model} {port}")
+        reference = find_reference(options, Settings())
+        assert reference.name == name
+        spec = command_for(reference, Settings(), options.command, exposed=False)
+        assert spec.argv(host="", port=1, name="", key="") == ["sh", filled, "1"]
 
 
 def test_words_are_filled_in_as_words() -> None:

@@ -35,6 +35,7 @@ def options(**fields: Any) -> WorkerOptions:
         ({"host": "::1"}, "http://[::1]:5"),
         ({"host": "0.0.0.0"}, "http://127.0.0.1:5"),
         ({"host": "10.0.0.3", "controllers": ("http://10.0.0.9:8000",)}, "http://10.0.0.3:5"),
+        ({"worker_id": "w", "controllers": ("http://10.0.0.9:8000",)}, "http://127.0.0.1:5"),
         ({"address": "https://gpu.example/w1", "controllers": ("http://10.0.0.9",)}, "https://gpu.example/w1"),
     ],
 )
