@@ -15,7 +15,7 @@ from fcd.errors import FcdError
 from fcd.wire.arena import Outcome
 
 _VERDICT = re.compile(r"\[\[\s*([ABC])\s*\]\]")
-_LOOSE = re.compile(r"(?:verdict|winner|better)\W+(?:is\W+)?(?:assistant\W+)?([ABC])\b", re.IGNORECASE)
+_LOOSE = re.compile(r"(?i:verdict|winner|better)\W+(?i:is\W+)?(?i:assistant\W+)?([ABC])\b")
 
 INSTRUCTIONS = (
     "You compare two assistants' answers to the same request. Judge which one serves the person better: is it right,"
@@ -68,7 +68,7 @@ def judge_messages(
 def read_verdict(text: str) -> Outcome | None:
     """The last verdict in a judgment: `a`, `b` or `tie`, told from the order shown; None where there is none."""
     found = _VERDICT.findall(text) or _LOOSE.findall(text)
-    return {"A": "a", "B": "b", "C": "tie"}[found[-1].upper()] if found else None  # type: ignore[return-value]
+    return {"A": "a", "B": "b", "C": "tie"}[found[-1]] if found else None  # type: ignore[return-value]
 
 
 def turned(outcome: Outcome) -> Outcome:
