@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import re
 import secrets
+import sqlite3
 from types import SimpleNamespace
 from typing import Any
 
@@ -122,7 +124,15 @@ def as_api_error(exception: Exception, request: AnyRequest | None = None) -> Api
         return ApiError(503, str(exception), code="unavailable")
     if isinstance(exception, SanicException):
         return _of_sanic(exception, request)
+    if _is_full(exception):
+        return ApiError(507, "The disk is full, so nothing was saved. Make room and try again.", code="disk_full")
     return ApiError(500, "The daemon failed here; `fcd daemon logs` says how.", code="internal_error")
+
+
+def _is_full(exception: Exception) -> bool:
+    if isinstance(exception, sqlite3.OperationalError):
+        return exception.sqlite_errorcode == sqlite3.SQLITE_FULL
+    return isinstance(exception, OSError) and exception.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _of_sanic(exception: SanicException, request: AnyRequest | None) -> ApiError:

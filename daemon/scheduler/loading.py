@@ -131,11 +131,17 @@ def living(state: State, model: Model) -> list[Worker]:
 
 
 def available(state: State) -> dict[str, int]:
-    """Bytes free on each device once what is loading has taken its share."""
+    """Bytes free on each device once what is loading has taken the rest of its share."""
     free = dict(state.free)
+    claimed: Claims = {}
     for worker in state.workers.values():
         if worker.local and worker.state in ("starting", "loading"):
-            _add(free, worker.claims, -1)
+            for device, size in worker.claims.items():
+                claimed[device] = claimed.get(device, 0) + size
+    for device, size in claimed.items():
+        if device in free:
+            taken = max(0, state.base.get(device, free[device]) - free[device])
+            free[device] -= max(0, size - taken)
     return free
 
 
@@ -147,7 +153,7 @@ def _add(free: dict[str, int], claims: Claims, sign: int) -> None:
 
 def _aim(state: State, needs: Needs) -> Needs | None:
     """The first way that would fit if everybody who can leave did; None when there is none."""
-    potential = available(state)
+    potential = dict(state.free)
     for worker in state.workers.values():
         if worker.local and worker.state in _COMING:
             _add(potential, {device: size or _UNKNOWN for device, size in worker.claims.items()}, 1)
@@ -212,6 +218,7 @@ def preview(state: State, needs: Needs) -> Preview:
     if claims is not None:
         return Preview(claims)
     chosen = victims(state, aim)
+    free = dict(state.free)
     for worker in state.workers.values():
         if worker.local and (worker.state in ("starting", "loading", "stopping") or worker.draining):
             _add(free, worker.claims, 1)
@@ -285,10 +292,20 @@ def _launch(turn: Turn, worker: Worker) -> None:
     for model in turn.state.worker_models(worker):
         model.wanted = False
     turn.arm("stall", worker.name, turn.now + turn.state.config.load_stall_s)
+    _note_base(turn.state, worker)
     chosen = tuple(device for device in worker.claims if device != CPU)
     in_ram = not chosen and bool(gpus(turn.state.free))
     turn.do(Spawn(worker.name, worker.models[0], chosen, in_ram))
     turn.do(Changed(worker.name))
+
+
+def _note_base(state: State, worker: Worker) -> None:
+    """The first to load on a device: what is missing from now on is what loads took."""
+    others = (each for each in state.workers.values() if each is not worker and each.state in ("starting", "loading"))
+    busy = {device for each in others if each.local for device in each.claims}
+    for device in worker.claims:
+        if device in state.free and device not in busy:
+            state.base[device] = state.free[device]
 
 
 def scale_down(turn: Turn, model: Model) -> None:

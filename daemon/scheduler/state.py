@@ -112,6 +112,8 @@ class State(msgspec.Struct):
     """Models that have fewer workers than they are to have."""
     free: dict[str, int] = msgspec.field(default_factory=dict)
     """Bytes free on each device, as last read; one that is missing is not bounded."""
+    base: dict[str, int] = msgspec.field(default_factory=dict)
+    """Bytes that were free on a device before those began that are loading there now."""
     last_exit: dict[str, float] = msgspec.field(default_factory=dict)
     stopping: bool = False
     stopped: bool = False

@@ -44,6 +44,9 @@ def ready(turn: Turn, event: e.WorkerReady) -> None:
     worker.speed = clamp_speed(event.speed)
     worker.error = ""
     worker.ready_at = worker.idle_since = turn.now
+    for device, size in worker.claims.items():
+        if device in turn.state.base:
+            turn.state.base[device] -= size
     fit_again(turn, worker)
     turn.do(e.Changed(worker.name))
     arm_ttl(turn, worker)

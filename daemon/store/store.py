@@ -48,6 +48,7 @@ def in_transaction(connection: sqlite3.Connection, work: Callable[[sqlite3.Conne
         value = work(connection)
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a full disk has undone it already
+            connection.execute("ROLLBACK")
         raise
     return value

@@ -122,6 +122,8 @@ class LocalWorker:
         # What a killed worker said last is not why it ended.
         said = f" Its last words: {words}" if words and code != -int(signal.SIGKILL) else ""
         reason = self.error or f"It ended with {_how(code)}.{said}"
+        if self.log_path is not None:
+            reason += f" Its log: {self.log_path}."
         if self._stop_grace is None:
             log.warning("worker %s is gone: %s", self.name, reason, extra={"log": str(self.log_path)})
         memory = any(sign in f"{self.error} {words}".lower() for sign in ("out of memory", "cannot allocate memory"))

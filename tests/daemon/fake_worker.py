@@ -2,6 +2,7 @@
 
 FAKE_MODE makes it misbehave: `no_register`, `crash` (exit code 3 before registering), `error` (says why and leaves),
 `ignore_term`, `grandchild` (leaves a child of its own behind), `slow` (progress every 50 ms until FAKE_GO exists).
+`out_of_memory` (says that memory ran out, and leaves, until FAKE_GO exists).
 FAKE_LOG names a file to which each start appends its pid; FAKE_PIDS one for grandchildren.
 """
 
@@ -42,10 +43,73 @@ def parse() -> argparse.Namespace:
     return options
 
 
+counts = {"running": 0, "left": 0, "served": 0}
+"""Of the answers: under way, given up because the client left, complete."""
+
+
+async def answer(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """An answer as `metadata` of the body says: `tokens`, `first` and `gap` (seconds), `die`.
+
+    `die` kills the worker `before` its first byte, once (the file `unless` remembers that), or `after` its first token.
+    """
+    lines = (line.split(b":") for line in head.lower().split(b"\r\n"))
+    length = next(int(words[1]) for words in lines if words[0] == b"content-length")
+    body = json.loads(await reader.readexactly(length))
+    wish = body.get("metadata", {})
+    if wish.get("die") == "before" and not Path(wish["unless"]).exists():
+        Path(wish["unless"]).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    counts["running"] += 1
+    gone = asyncio.create_task(reader.read(1))
+    try:
+        await write_answer(body, wish, writer, gone)
+        counts["served"] += 1
+    except ConnectionError:
+        counts["left"] += 1
+    finally:
+        counts["running"] -= 1
+        gone.cancel()
+        writer.close()
+
+
+async def write_answer(
+    body: dict[str, object], wish: dict[str, str], writer: asyncio.StreamWriter, gone: asyncio.Task[bytes]
+) -> None:
+    await pause(float(wish.get("first", 0)), gone)
+    tokens = int(wish.get("tokens", 3))
+    if not body.get("stream"):
+        whole = json.dumps({"choices": [{"message": {"content": str(os.getpid())}}]}).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n")
+        writer.write(f"Content-Length: {len(whole)}\r\n\r\n".encode())
+        writer.write(whole)
+        await writer.drain()
+        return
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for number in range(tokens):
+        piece = f'data: {{"choices": [{{"delta": {{"content": "{number} "}}}}], "pid": {os.getpid()}}}\n\n'.encode()
+        writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        await writer.drain()
+        if wish.get("die") == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        await pause(float(wish.get("gap", 0)), gone)
+    writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+    await writer.drain()
+
+
+async def pause(seconds: float, gone: asyncio.Task[bytes]) -> None:
+    """Wait, unless the other side hangs up meanwhile."""
+    await asyncio.wait((gone,), timeout=seconds)
+    if gone.done():
+        raise ConnectionResetError
+
+
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     head = await reader.readuntil(b"\r\n\r\n")
     path = head.split(b" ", 2)[1].decode()
-    body = json.dumps({"path": path, "pid": os.getpid()}).encode()
+    if path == "/v1/chat/completions":
+        await answer(head, reader, writer)
+        return
+    body = json.dumps({"path": path, "pid": os.getpid(), **counts}).encode()
     if path == "/exit":
         os._exit(9)
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n")
@@ -73,6 +137,9 @@ async def main() -> None:
     if mode == "crash":
         print("the fake crashes", file=sys.stderr, flush=True)
         os._exit(3)
+    if mode == "out_of_memory" and not Path(os.environ["FAKE_GO"]).exists():
+        say(event="error", error="CUDA out of memory. Tried to allocate 2.00 GiB.")
+        os._exit(1)
     if mode == "error":
         say(event="error", error="The fake cannot load this.")
         os._exit(1)

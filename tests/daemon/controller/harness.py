@@ -14,13 +14,14 @@ from typing import IO, Any, TypeVar
 import httpx2 as httpx
 import psutil
 
+from daemon.app import build_app
 from daemon.context import DaemonContext
 from daemon.controller.controller import Controller, config_of
 from daemon.gateway.active import ActiveRequests
 from daemon.metrics import Metrics
 from daemon.scheduler import Config
 from daemon.security import Security
-from daemon.server import DaemonProtocol, new_app
+from daemon.server import DaemonProtocol
 from daemon.store.store import Store
 from daemon.supervisor import process
 from daemon.supervisor.memory import MemoryProbe
@@ -106,9 +107,7 @@ async def running(
         context, spawn=fake, memory=memory or dict, config=config or config_of(settings.daemon), timing=timing
     )
     context.controller = controller
-    app = new_app(context)
-    for blueprint in controller.blueprints(context):
-        app.blueprint(blueprint)
+    app = build_app(context)
     server = await app.create_server(sock=listener, protocol=DaemonProtocol, return_asyncio_server=True)
     assert server is not None
     await server.startup()
@@ -121,6 +120,8 @@ async def running(
     finally:
         await controller.close()
         await daemon.http.aclose()
+        for closer in context.closers:
+            await closer()
         server.close()  # type: ignore[no-untyped-call]
         await server.wait_closed()  # type: ignore[no-untyped-call]
         await store.close()

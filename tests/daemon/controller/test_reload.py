@@ -131,7 +131,7 @@ def test_models_come_go_and_change_without_cutting_anybody_off(tmp_path: Path) -
             with pytest.raises(ApiError):
                 await controller.acquire("new")
             held = await controller.acquire("mine")
-            await watching.write('[models.mine]\npath = "guide"\ndtype = "float32"\n[models.new]\npath = "guide-mini"\n')
+            await watching.write(MINE + 'dtype = "float32"\n[models.new]\npath = "guide-mini"\n')
             (await controller.acquire("new")).release()
             assert state_of(daemon, "mine") == "ready", "its request goes on"
             held.release()

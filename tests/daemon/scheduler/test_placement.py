@@ -187,3 +187,19 @@ def test_after_out_of_memory_it_is_tried_once_where_there_is_more() -> None:
     assert (refusal.id, refusal.code) == (number, "out_of_memory")
     assert "27.0 GiB of GPU memory" in refusal.message
     assert machine.state.workers["a"].state == "failed"
+
+
+def test_what_a_load_has_taken_already_is_not_counted_twice() -> None:
+    machine = Machine({"cpu": 10 * G}, a=Needs(cpu=4 * G), b=Needs(cpu=4 * G), c=Needs(cpu=4 * G))
+    machine.arrive("a")
+    machine.free["cpu"] = 7 * G
+    machine.read()
+    machine.arrive("b")
+    assert len(machine.spawned()) == 2, "three of its four are taken, and one more is left to a"
+    machine.arrive("c")
+    assert len(machine.spawned()) == 2
+    machine.free["cpu"] = 6 * G
+    machine.read()
+    machine.send(e.WorkerReady("a", 4))
+    assert len(machine.spawned()) == 2, "b has taken nothing yet, and its four are still promised"
+    assert not machine.refusals(), "a, once it rests, makes room for c"
