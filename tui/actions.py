@@ -14,16 +14,28 @@ from textual.binding import Binding, BindingType
 
 from tui.glyphs import Glyphs
 
-Where = Literal["everywhere", "prompt", "chat", "messages", "workers", "logs"]
+Where = Literal["everywhere", "prompt", "chat", "messages", "battle", "votes", "arena", "workers", "logs"]
 
 HEADINGS: Mapping[Where, str] = {
     "everywhere": "Everywhere",
     "prompt": "Prompt",
     "chat": "Chat",
     "messages": "Messages (tab to reach them)",
+    "battle": "Battle",
+    "votes": "Votes (tab to reach them; arrows vote from an empty prompt too)",
+    "arena": "Arena",
     "workers": "Workers",
     "logs": "Logs",
 }
+
+PLACES: Mapping[str, tuple[Where, ...]] = {
+    "chat": ("prompt", "chat"),
+    "battle": ("prompt", "battle", "votes"),
+    "arena": ("arena",),
+    "workers": ("workers",),
+    "logs": ("logs",),
+}
+"""What belongs to each screen, beside what is everywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +53,14 @@ class Action:
     """What may follow that word."""
     footer: bool = False
     destructive: bool = False
-    """Left out by --readonly."""
+    """Left out by --readonly: it changes a worker, a vote or the board."""
 
 
 ACTIONS: tuple[Action, ...] = (
     Action("help", "everywhere", "f1", "keys", "Show all keys", "help", footer=True),
     Action("go_chat", "everywhere", "f2", "chat", "Chat with a model", "chat"),
+    Action("go_battle", "everywhere", "f3", "battle", "Two models, one vote", "battle"),
+    Action("go_arena", "everywhere", "f4", "arena", "The leaderboard", "arena"),
     Action("go_workers", "everywhere", "f5", "workers", "Watch the workers", "workers"),
     Action("go_logs", "everywhere", "f6", "logs", "Read the logs", "logs"),
     Action("palette", "everywhere", "ctrl+p", "palette", "Find any action by name", footer=True),
@@ -83,6 +97,33 @@ ACTIONS: tuple[Action, ...] = (
     Action("fold", "messages", "space", "thoughts", "Open or fold the thoughts", footer=True),
     Action("edit", "messages", "e", "edit", "Edit the last question", footer=True),
     Action("to_prompt", "messages", "enter,i,tab", "prompt", "Back to the prompt", footer=True),
+    Action("stop_battle", "battle", "escape", "stop", "Stop both answers and keep what was written", "stop",
+           destructive=True),
+    Action("again", "battle", "ctrl+r", "again", "Both answers again", "retry", footer=True, destructive=True),
+    Action("pool", "battle", "ctrl+l", "models", "Blind among these models, or two of them by name", "models",
+           footer=True, destructive=True),
+    Action("new_round", "battle", "ctrl+n", "new round", "Begin a new round", "new", footer=True, destructive=True),
+    Action("battle_panel", "battle", "ctrl+t", "settings", "System prompt and parameters of both", "set", footer=True),
+    Action("copy_both", "battle", "f7", "copy both", "Copy both answers", "copy"),
+    Action("zoom", "votes", "m", "zoom", "One answer on the whole width, or both", "zoom"),
+    Action("vote", "battle", "", "vote", "Vote: a, b, tie, bad or skip", "vote", "OUTCOME", destructive=True),
+    Action("vote_a", "votes", "left,a", "A", "A is better", footer=True, destructive=True),
+    Action("vote_b", "votes", "right,b", "B", "B is better", footer=True, destructive=True),
+    Action("vote_tie", "votes", "down,t", "tie", "A tie", footer=True, destructive=True),
+    Action("vote_bad", "votes", "up,x", "both bad", "Both are bad", footer=True, destructive=True),
+    Action("vote_skip", "votes", "s", "skip", "Skip: no vote, but the names", footer=True, destructive=True),
+    Action("undo_vote", "votes", "z", "undo", "Take the vote back before the names come", "undo", destructive=True),
+    Action("reveal", "votes", "r", "names", "Show the names now; the vote stays", "reveal", destructive=True),
+    Action("other_pane", "votes", "tab", "other side", "The other answer; with both on the screen: the prompt",
+           footer=True),
+    Action("vote_prompt", "votes", "enter,i,shift+tab", "prompt", "Back to the prompt", footer=True),
+    Action("open_row", "arena", "enter", "open", "Head to head; both answers of a vote", footer=True),
+    Action("heat", "arena", "h", "heat map", "Who beats whom: won, predicted, battles", footer=True),
+    Action("show_votes", "arena", "v", "votes", "Votes, with both answers", footer=True),
+    Action("filters", "arena", "f", "filter", "Time, language, models, length, who voted", footer=True),
+    Action("export_votes", "arena", "e", "export", "Write votes or the board to a file", footer=True),
+    Action("import_votes", "arena", "i", "import", "Take in votes from a file", footer=True, destructive=True),
+    Action("to_board", "arena", "escape", "board", "Back to the board"),
     Action("load_worker", "workers", "l", "load", "Load a model", footer=True, destructive=True),
     Action("unload_worker", "workers", "u", "unload", "Unload the worker's model", footer=True, destructive=True),
     Action("stop_worker", "workers", "x", "stop", "Stop the worker", footer=True, destructive=True),
@@ -100,7 +141,7 @@ ACTIONS: tuple[Action, ...] = (
 )  # fmt: skip
 
 BY_ID: Mapping[str, Action] = {action.id: action for action in ACTIONS}
-_SCREENS = {"chat", "messages", "workers", "logs"}
+_SCREENS = {"chat", "messages", "battle", "votes", "arena", "workers", "logs"}
 
 
 def bindings(where: Where) -> list[BindingType]:
@@ -169,16 +210,18 @@ def show_key(key: str, glyphs: Glyphs) -> str:
     if key.startswith("ctrl+"):
         rest = key.removeprefix("ctrl+")
         return f"^{_NAMES.get(rest, rest)}"
-    if key in ("enter", "up", "down"):
-        return {"enter": glyphs.enter, "up": glyphs.up, "down": "down" if glyphs.ascii else "↓"}[key]
+    if key in ("enter", "up", "down", "left", "right"):
+        arrows = {"enter": glyphs.enter, "up": glyphs.up, "down": "↓", "left": "←", "right": "→"}
+        return arrows[key] if key in ("enter", "up") or not glyphs.ascii else key
     if key.startswith("f") and key[1:].isdigit():
         return key.upper()
     return _NAMES.get(key, key)
 
 
-def commands() -> Iterable[Action]:
-    """Actions that a /command reaches."""
-    return (action for action in ACTIONS if action.command)
+def commands(screen: str = "chat") -> Iterable[Action]:
+    """Actions that a /command of a screen's prompt reaches."""
+    places = ("everywhere", *PLACES[screen])
+    return (action for action in ACTIONS if action.command and action.where in places)
 
 
 def footer(where: Iterable[Where], *, readonly: bool) -> list[Action]:

@@ -18,7 +18,7 @@ from fcd.paths import Paths, resolve_paths
 from fcd.settings import Settings, load_settings
 from fcd.wire.admin import LoadEvent, LoadRequest, Progress
 from tui import formats
-from tui.actions import ACTIONS, BY_ID, HEADINGS, Where, bindings, key_of, keymap, show_key
+from tui.actions import ACTIONS, BY_ID, HEADINGS, PLACES, Where, bindings, key_of, keymap, show_key
 from tui.chats import ChatStore, FileChats
 from tui.glyphs import AsciiScrollBar, choose_glyphs
 from tui.link import ClientFactory, Ensure, Link, open_client
@@ -27,6 +27,18 @@ from tui.themes import ALIASES, CYCLE, THEMES
 
 if TYPE_CHECKING:
     from fcd.client import Address
+
+
+def _battle_screen() -> Screen[None]:
+    from tui.screens.battle import BattleScreen
+
+    return BattleScreen()
+
+
+def _arena_screen() -> Screen[None]:
+    from tui.screens.arena import ArenaScreen
+
+    return ArenaScreen()
 
 
 def _workers_screen() -> Screen[None]:
@@ -57,6 +69,8 @@ class FcdApp(App[None]):
     BINDINGS = bindings("everywhere")
     MODES: ClassVar[dict[str, str | Callable[[], Screen[None]]]] = {
         "chat": ChatScreen,
+        "battle": _battle_screen,
+        "arena": _arena_screen,
         "workers": _workers_screen,
         "logs": _logs_screen,
     }
@@ -146,8 +160,7 @@ class FcdApp(App[None]):
             self.push_screen(Help(self._help))
 
     def _help(self) -> Content:
-        here = self.current_mode
-        order = sorted(HEADINGS, key=lambda where: (where not in (here, "prompt" if here == "chat" else here)))
+        order = sorted(HEADINGS, key=lambda where: where not in PLACES[self.current_mode])
         parts: list[tuple[str, str] | str] = []
         for where in order:
             parts.append((f"\n{HEADINGS[where]}\n", "bold $text-primary"))
@@ -187,6 +200,12 @@ class FcdApp(App[None]):
     def action_go_chat(self) -> None:
         self.switch_mode("chat")
 
+    def action_go_battle(self) -> None:
+        self.switch_mode("battle")
+
+    def action_go_arena(self) -> None:
+        self.switch_mode("arena")
+
     def action_go_workers(self) -> None:
         self.switch_mode("workers")
 
@@ -210,6 +229,8 @@ class FcdApp(App[None]):
         screen = self.screen
         if isinstance(screen, ChatScreen) and screen.busy:
             screen.action_stop()
+        elif self.current_mode == "battle" and getattr(screen, "busy", False):
+            self.call_later(self.run_action, "screen.stop_battle")
         else:
             self.notify(f"{self.key('leave')} leaves; the daemon stays up.", timeout=3, markup=False)
 
@@ -222,7 +243,7 @@ class FcdApp(App[None]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Every action of this place, by name."""
-        here: set[Where] = {"everywhere", cast("Where", self.current_mode)}
+        here = {"everywhere", *PLACES[self.current_mode]} - {"prompt"}
         for action in ACTIONS:
             if action.where not in here or (self.readonly and action.destructive):
                 continue

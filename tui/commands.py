@@ -28,7 +28,7 @@ class Command:
     argument: str
 
 
-def parse_command(text: str) -> Command | str | None:
+def parse_command(text: str, screen: str = "chat") -> Command | str | None:
     """The command, a sentence that says why it is none, or None for an ordinary prompt.
 
     `//` begins a prompt that starts with a slash.
@@ -36,19 +36,19 @@ def parse_command(text: str) -> Command | str | None:
     if not text.startswith("/") or text.startswith("//") or "\n" in text:
         return None
     word, _, argument = text[1:].partition(" ")
-    for action in commands():
+    for action in commands(screen):
         if action.command == word.lower():
             return Command(action, argument.strip())
-    near = difflib.get_close_matches(word.lower(), [action.command for action in commands()], n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word.lower(), [action.command for action in commands(screen)], n=1, cutoff=0.5)
     hint = f" Did you mean /{near[0]}?" if near else " /help lists them."
     return f"There is no command /{word}.{hint}"
 
 
-def matching(text: str) -> list[Action]:
+def matching(text: str, screen: str = "chat") -> list[Action]:
     """Commands that what was typed so far may become."""
     if not text.startswith("/") or text.startswith("//") or " " in text or "\n" in text:
         return []
-    return [action for action in commands() if action.command.startswith(text[1:].lower())]
+    return [action for action in commands(screen) if action.command.startswith(text[1:].lower())]
 
 
 def parse_parameter(text: str) -> tuple[str, float | int | str | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from textual.content import Content
 
@@ -11,6 +11,7 @@ from fcd.errors import ApiError, FcdError, ModelLoadError, NotRunning
 _CODES = {
     "model_not_found": "pick_model",
     "context_length_exceeded": "new",
+    "too_few_models": "pick_model",
     "out_of_memory": "pick_model",
     "out_of_range": "panel",
     "invalid_request": "panel",
@@ -36,12 +37,15 @@ def mending(error: FcdError, *, can_start: bool) -> list[str]:
     return ["retry"]
 
 
-def told(error: FcdError, key: Callable[[str], str], *, can_start: bool) -> Content:
-    """The error and its keys."""
+def told(
+    error: FcdError, key: Callable[[str], str], *, can_start: bool, names: Mapping[str, str] | None = None
+) -> Content:
+    """The error and its keys. `names` gives the ids of a screen whose actions have other ones."""
     parts: list[tuple[str, str] | str] = [(error.message, "$text-error")]
     if error.hint and not isinstance(error, NotRunning):
         parts.append((f"\n{error.hint}", "$foreground 80%"))
     parts.append("\n")
     for action in mending(error, can_start=can_start):
-        parts += [(key(action), "bold $text-accent"), (f" {_WORDS[action]}   ", "$foreground 80%")]
+        known = (names or {}).get(action, action)
+        parts += [(key(known), "bold $text-accent"), (f" {_WORDS[action]}   ", "$foreground 80%")]
     return Content.assemble(*parts)

@@ -42,6 +42,10 @@ class Glyphs:
     spinner: tuple[str, ...]
     enter: str
     up: str
+    to: str
+    plus_minus: str
+    whiskers: tuple[str, str]
+    """The ends of an interval."""
 
 
 UNICODE = Glyphs(
@@ -73,6 +77,9 @@ UNICODE = Glyphs(
     spinner=("⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"),
     enter="⏎",
     up="↑",
+    to="→",
+    plus_minus="±",
+    whiskers=("├", "┤"),
 )
 
 ASCII = Glyphs(
@@ -104,6 +111,9 @@ ASCII = Glyphs(
     spinner=("|", "/", "-", "\\"),
     enter="enter",
     up="up",
+    to="->",
+    plus_minus="+-",
+    whiskers=("|", "|"),
 )
 
 

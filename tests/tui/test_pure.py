@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fcd import chatlog
 from fcd.wire.admin import Progress, WorkerInfo
 from tui import formats, worker_rows
-from tui.actions import ACTIONS, BY_ID, footer, keymap, keys_of, show_key
+from tui.actions import ACTIONS, BY_ID, PLACES, commands, footer, keymap, keys_of, show_key
 from tui.chats import Chat, FileChats, Turn, Variant, from_log, new_chat, to_log
 from tui.commands import Command, matching, parse_command, parse_parameter
 from tui.glyphs import ASCII, UNICODE, bar, choose_glyphs, sparkline
@@ -45,8 +45,9 @@ def test_what_is_no_thought_passes() -> None:
 
 def test_actions_are_unique_and_reachable() -> None:
     assert len(BY_ID) == len(ACTIONS)
-    words = [action.command for action in ACTIONS if action.command]
-    assert len(words) == len(set(words))
+    for screen in PLACES:
+        words = [action.command for action in commands(screen)]
+        assert len(words) == len(set(words)), screen
     for where in {action.where for action in ACTIONS}:
         keys = [key for action in ACTIONS if action.where == where for key in action.keys.split(",") if key]
         assert len(keys) == len(set(keys)), where

@@ -18,7 +18,7 @@ from textual.worker import WorkerError
 from fcd.errors import FcdError, ModelLoadError
 from tui.actions import bindings, keys_of
 from tui.chats import Chat, Turn, Variant, new_chat
-from tui.commands import matching, parse_command
+from tui.commands import parse_command
 from tui.errors import told
 from tui.generation import Generation
 from tui.screens.chat_actions import ChatActions
@@ -26,6 +26,7 @@ from tui.widgets.chrome import Banner, Header, KeyBar
 from tui.widgets.message import MessageView, TurnView
 from tui.widgets.meter import Meter
 from tui.widgets.prompt import Prompt
+from tui.widgets.suggestions import Suggestions
 from tui.widgets.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class ChatScreen(ChatActions, Screen[None]):
         yield Banner()
         yield Transcript(self.fcd.glyphs, shaded=self.fcd.shaded)
         yield Static("", id="follow")
-        yield Static("", id="suggestions")
+        yield Suggestions("chat")
         with Horizontal(id="prompt-row"):
             yield Static(f"{self.fcd.glyphs.prompt} ", id="prompt-mark", markup=False)
             yield Prompt(keys_of("prompt", self.fcd.moved_keys), edit_last=self.action_edit, leave=self._to_messages)
@@ -326,19 +327,7 @@ class ChatScreen(ChatActions, Screen[None]):
 
     @on(TextArea.Changed, "#prompt")
     def _suggest(self, event: TextArea.Changed) -> None:
-        found = matching(event.text_area.text)
-        box = self.query_one("#suggestions", Static)
-        box.display = bool(found)
-        if found:
-            rows = [
-                Content.assemble(
-                    (f" /{action.command:<9}", "bold $text-accent"),
-                    (f"{action.argument:<14}" if action.argument else " " * 14, "$foreground 50%"),
-                    (f"{action.help}", "$foreground 80%"),
-                )
-                for action in found[:8]
-            ]
-            box.update(Content("\n").join(rows))
+        self.query_one(Suggestions).show(event.text_area.text)
         if not event.text_area.text and self.prompt.editing:
             self.prompt.editing = False
             self._draw_note()

@@ -12,7 +12,7 @@ from tui.actions import Where, footer
 if TYPE_CHECKING:
     from tui.app import FcdApp
 
-_TABS = (("chat", "Chat"), ("workers", "Workers"), ("logs", "Logs"))
+_TABS = (("chat", "Chat"), ("battle", "Battle"), ("arena", "Arena"), ("workers", "Workers"), ("logs", "Logs"))
 _STATES = {"connecting": "connecting", "starting": "starting", "up": "daemon", "gone": "daemon gone"}
 
 
@@ -123,5 +123,3 @@ class KeyBar(AppStatic):
 
 def _length(pairs: list[tuple[str, str]]) -> int:
     return sum(len(key) + len(label) + 3 for key, label in pairs)
-
-

@@ -137,8 +137,9 @@ class Panel(ModalScreen[tuple[str, dict[str, Any]] | None]):
         Binding("ctrl+s,ctrl+t", "apply", "apply", priority=True),
     ]
 
-    def __init__(self, system: str, params: Mapping[str, Any]) -> None:
+    def __init__(self, system: str, params: Mapping[str, Any], names: Sequence[str] = tuple(PARAMETERS)) -> None:
         super().__init__()
+        self._names = names
         self._system = system
         self._params = params
 
@@ -148,7 +149,7 @@ class Panel(ModalScreen[tuple[str, dict[str, Any]] | None]):
             yield TextArea(self._system, id="system", tab_behavior="focus", compact=True)
             yield Label("Parameters (empty: the model's own)", classes="dialog-title")
             with Grid(id="params"):
-                for name in PARAMETERS:
+                for name in self._names:
                     value = self._params.get(name)
                     yield Label(name, classes="param-name")
                     yield Input("" if value is None else str(value), id=f"param-{name}", compact=True)
@@ -164,7 +165,7 @@ class Panel(ModalScreen[tuple[str, dict[str, Any]] | None]):
     @on(Input.Submitted)
     def action_apply(self) -> None:
         params: dict[str, Any] = {}
-        for name in PARAMETERS:
+        for name in self._names:
             field = self.query_one(f"#param-{name}", Input)
             try:
                 key, value = parse_parameter(f"{name} {field.value.strip()}")

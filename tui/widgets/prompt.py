@@ -28,19 +28,29 @@ class Prompt(TextArea):
     class Scroll(Message):
         pages: int
 
-    def __init__(self, keys: Mapping[str, str], *, edit_last: Callable[[], None], leave: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        keys: Mapping[str, str],
+        *,
+        edit_last: Callable[[], None],
+        leave: Callable[[], None],
+        screen: str = "chat",
+        placeholder: str = "Ask anything",
+    ) -> None:
         """
         Args:
             keys: what each key does, of `keys_of("prompt")`.
             edit_last: ↑ on an empty prompt.
             leave: tab, where there is nothing to complete. Both are called at once, not sent as messages, so that
                 the keys that follow find the new state.
+            screen: whose /commands are completed.
         """
-        super().__init__(id="prompt", soft_wrap=True, show_line_numbers=False, placeholder="Ask anything")
+        super().__init__(id="prompt", soft_wrap=True, show_line_numbers=False, placeholder=placeholder)
         self.prompts: list[str] = []
         self.editing = False
         """What stands here is the last question, to be asked in its place."""
         self._keys = keys
+        self._screen_name = screen
         self._edit_last = edit_last
         self._leave = leave
         self._at = 0
@@ -114,7 +124,7 @@ class Prompt(TextArea):
         self.put(self.prompts[target] if target < len(self.prompts) else self._draft)
 
     def action_complete(self) -> None:
-        found = matching(self.text)
+        found = matching(self.text, self._screen_name)
         if found:
             self.put(f"/{found[0].command}{' ' if found[0].argument else ''}")
         else:

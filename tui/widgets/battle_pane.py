@@ -1,0 +1,110 @@
+"""One side of a battle: its answers, turn by turn, streamed as the transcript streams its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.app import ComposeResult
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.widgets import Static
+
+from fcd.wire.arena import Answer, Side, Turn
+from tui.glyphs import Glyphs
+from tui.widgets.body import Body
+from tui.widgets.uniform import Uniform
+
+
+class Said(Uniform):
+    """A question and this side's answer."""
+
+    def __init__(self, question: str, glyphs: Glyphs, *, shaded: bool) -> None:
+        super().__init__(classes="turn")
+        self.question = question
+        self.answer = Answer()
+        self._asked = Body(glyphs, classes="text", shaded=shaded)
+        self._body = Body(glyphs, classes="text", shaded=shaded)
+        self._notice = Static("", classes="notice", markup=False)
+        self._shown = ""
+        self._finished = False
+        self._ready = False
+
+    def compose(self) -> ComposeResult:
+        with Uniform(classes="message -question"):
+            yield self._asked
+        with Uniform(classes="message -answer"):
+            yield self._body
+            yield self._notice
+
+    def on_mount(self) -> None:
+        self._asked.show_plain(self.question)
+        self._body.display = False
+        self._ready = True
+        self.update(self.answer)
+
+    def update(self, answer: Answer) -> None:
+        """Draw what is new since the last time."""
+        self.answer = answer
+        if not self._ready:
+            return
+        over = answer.state in ("done", "stopped", "failed")
+        if not answer.text.startswith(self._shown) or (self._finished and answer.text != self._shown):
+            self._shown, self._finished = "", False
+            self._body.show("")
+        if len(answer.text) > len(self._shown):
+            self._body.display = True
+            self._body.feed(answer.text[len(self._shown) :])
+            self._shown = answer.text
+        if over and not self._finished:
+            self._finished = True
+            self._body.finish()
+        words = answer.error or ("stopped" if answer.state == "stopped" else "")
+        if over and not answer.text and not words:
+            words = "It said nothing."
+        self._notice.display = bool(words)
+        self._notice.update(words)
+
+
+class Pane(Vertical):
+    """`sync` draws a battle's turns; the head says who it is and what it does."""
+
+    def __init__(self, side: Side, glyphs: Glyphs, *, shaded: bool) -> None:
+        super().__init__(id=f"pane-{side}", classes="pane")
+        self.side: Side = side
+        self._glyphs = glyphs
+        self._shaded = shaded
+        self._said: list[Said] = []
+
+    def compose(self) -> ComposeResult:
+        yield Static("", classes="pane-head")
+        with VerticalScroll(classes="pane-scroll", can_focus=False):
+            yield Uniform(classes="turns")
+
+    @property
+    def scroller(self) -> VerticalScroll:
+        return self.query_one(VerticalScroll)
+
+    def on_mount(self) -> None:
+        self.scroller.anchor()
+
+    def head(self, name: str, right: str) -> None:
+        """The line on top."""
+        space = max(1, self.size.width - len(name) - len(right) - 2)
+        self.query_one(".pane-head", Static).update(
+            Content.assemble((f" {name}", "bold $text-primary"), " " * space, (right, "$foreground 60%"))
+        )
+
+    def sync(self, turns: Sequence[Turn]) -> None:
+        """Show these turns, keeping what is drawn of them already."""
+        known = [said.question for said in self._said]
+        asked = [turn.prompt for turn in turns]
+        if known != asked[: len(known)]:
+            self.query_one(".turns").remove_children()
+            self._said = []
+        fresh = [Said(turn.prompt, self._glyphs, shaded=self._shaded) for turn in turns[len(self._said) :]]
+        if fresh:
+            self._said += fresh
+            self.query_one(".turns").mount(*fresh)
+            self.scroller.anchor()
+        for said, turn in zip(self._said, turns, strict=True):
+            said.update(getattr(turn, self.side))
