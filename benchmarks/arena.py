@@ -97,7 +97,7 @@ def draw(votes: int, models: int, file: Path) -> None:
 
 
 def measure(name: str, python: str, script: str, votes: Path, rounds: int, *more: str) -> None:
-    program = votes.with_name(f"{name}.py")
+    program = votes.with_name(f"board_of_{name.replace('-', '_')}.py")
     program.write_text(script + _REPORT)
     environ = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     began = time.monotonic()

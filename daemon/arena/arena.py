@@ -213,6 +213,8 @@ class Arena:
             self._voted(live, vote)
             if reveal:
                 self._count(live)
+            else:
+                asyncio.get_running_loop().call_later(self.settings.undo_s, self.publish)
             live.announce(self._clock())
             live.close_watchers()
         return live.info(self._clock())

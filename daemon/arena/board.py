@@ -37,6 +37,7 @@ T = TypeVar("T")
 MOST_ROUNDS = 2000
 _MOST_ELO_ROUNDS = 200
 _CACHED = 32
+_REMEMBERED = 256
 _COLUMNS = "model_a, model_b, outcome, tokens_a, headers_a, lists_a, bold_a, tokens_b, headers_b, lists_b, bold_b"
 
 
@@ -120,6 +121,7 @@ class Boards:
     version: int = 0
     """Grows with every vote, undo and import."""
     _pending: dict[str, Pending] = field(default_factory=dict)
+    _lately: dict[str, Pending] = field(default_factory=dict)
     _fit: Fit | None = None
     _cache: dict[tuple[int, bytes], Leaderboard] = field(default_factory=dict)
     _heavy: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
@@ -129,6 +131,7 @@ class Boards:
     async def load(self) -> None:
         """Count what is in the database; after this, `voted` and its kin keep up."""
         self.counts, self._pending = await self._read(_load_counts)
+        self._lately.clear()
         self._fit = None
         self.version += 1
 
@@ -143,15 +146,22 @@ class Boards:
         self._pending.pop(battle, None)
 
     def revealed(self, battle: str) -> list[RatingChange]:
-        """Count a vote now, and say what it did; nothing for one that does not count, or did already."""
+        """Count a vote now, and say what it did; nothing for one that does not count, or was counted long ago."""
+        pending = self._pending.pop(battle, None) or self._take_back(battle)
         self._mature()
-        pending = self._pending.pop(battle, None)
         if pending is None:
             return []
         before = self._points()
-        self._count(pending)
+        self._count(battle, pending)
         board = self.board()
         return [self._change(model, before, board) for model in (pending.model_a, pending.model_b)]
+
+    def _take_back(self, battle: str) -> Pending | None:
+        """A vote that became final by itself a while ago, to count it once more with eyes open."""
+        pending = self._lately.pop(battle, None)
+        if pending is not None:
+            self.counts.add(pending.model_a, pending.model_b, pending.score, -1.0)
+        return pending
 
     def current_counts(self) -> PairCounts:
         self._mature()
@@ -175,10 +185,13 @@ class Boards:
     def _mature(self) -> None:
         now = self.clock()
         for battle in [battle for battle, pending in self._pending.items() if pending.final_at <= now]:
-            self._count(self._pending.pop(battle))
+            self._count(battle, self._pending.pop(battle))
 
-    def _count(self, pending: Pending) -> None:
+    def _count(self, battle: str, pending: Pending) -> None:
         self.counts.add(pending.model_a, pending.model_b, pending.score)
+        self._lately[battle] = pending
+        if len(self._lately) > _REMEMBERED:
+            del self._lately[next(iter(self._lately))]
         self.version += 1
 
     def _anchor(self) -> tuple[str, float] | None:

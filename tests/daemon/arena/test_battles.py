@@ -115,6 +115,10 @@ def test_a_vote_becomes_final_by_itself() -> None:
             with pytest.raises(ApiError, match="final"):
                 await fcd.client.undo(info.id)
             assert voted.undo_until > voted.voted_at
+            changes = (await fcd.client.reveal(info.id)).ratings
+            assert [change.before for change in changes] == [1000.0, 1000.0]
+            assert changes[0].after > 1000 > changes[1].after
+            assert (await fcd.client.leaderboard()).votes == 1
 
     run(main())
 
