@@ -334,7 +334,7 @@ def get_setting(settings: Settings, name: str) -> Any:
 
 
 _HEADER = re.compile(r"^\s*\[+([^\]]+)\]")
-_AT = re.compile(r" - at `\$\.([^`\[]+)")
+_AT = re.compile(r" - at `\$\.(\w+(?:\.\w+)?)(\[\.\.\.\])?(?:\.(\w+))?")
 
 _DURATION = re.compile(r"^(-?\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?$")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -367,6 +367,28 @@ def parse_size(text: str) -> int:
     if match is None or match.group(2).upper() not in _SIZES:
         raise ConfigError(f"'{text}' is not an amount of memory: write 8GiB or 800MiB.")
     return int(float(match.group(1)) * _SIZES[match.group(2).upper()])
+
+
+def _misfit(tree: Mapping[str, Any], where: str, error: msgspec.ValidationError) -> ConfigError:
+    """The error with the line of the setting that it is about. msgspec writes `[...]` for a name of the user's own."""
+    found = _AT.search(str(error))
+    if found is None:
+        return ConfigError(f"{where}: {error}")
+    table, unnamed, key = found.groups()
+    name = f"{table}.{key}" if key else table
+    if table == "models" and unnamed:
+        owner = next(each for each, model in tree["models"].items() if not _is_model(model))
+        name = f"models.{owner}.{key}" if key else f"models.{owner}"
+    text = str(error).split(" - at `")[0]
+    return ConfigError(f"{_place(where, name)}: {name}: {text}")
+
+
+def _is_model(value: Any) -> bool:
+    try:
+        msgspec.convert(value, ModelSettings)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _check_model(where: str, name: str, model: ModelSettings) -> None:
@@ -462,8 +484,7 @@ def _convert(tree: Mapping[str, Any], where: str) -> Settings:
     try:
         settings = msgspec.convert(tree, Settings)
     except msgspec.ValidationError as error:
-        found = _AT.search(str(error))
-        raise ConfigError(f"{_place(where, found.group(1)) if found else where}: {error}") from error
+        raise _misfit(tree, where, error) from error
     if not 0 <= settings.daemon.port <= 65535:
         raise ConfigError(f"{where}: daemon.port must be between 0 and 65535, not {settings.daemon.port}.")
     parse_duration(settings.daemon.keep_alive)

@@ -1,7 +1,7 @@
 """Faults of workers, seen by clients: the real daemon's code on a real port, workers that are real processes.
 
 The workers have no model (tests/daemon/fake_worker.py): what dies, hangs and is refused is the same, and it is quick.
-tests/e2e/faults.md says which test stands for which fault.
+tests/e2e/test_fault_table.py says which test stands for which fault.
 """
 
 from __future__ import annotations

@@ -68,7 +68,8 @@ def test_a_bad_file_changes_nothing_and_is_shown_with_its_line(
             for text, words in (
                 ("[daemon]\nmax_queue = 5\n[models.mine\n", "line 3"),
                 ("[daemon]\nmax_queue = 5\nmax_qeue = 7\n", "line 3: unknown setting 'daemon.max_qeue'"),
-                ('[daemon]\nmax_queue = 5\nstall_s = "long"\n', "line 3: Expected `float`"),
+                ('[daemon]\nmax_queue = 5\nstall_s = "long"\n', "line 3: daemon.stall_s: Expected `float`"),
+                ('[models.mine]\npath = "guide"\ntop_k = "x"\n', "line 3: models.mine.top_k: Expected `int"),
                 ("[models.mine]\n\ntop_p = 7\n", "line 3: models.mine.top_p must be between 0 and 1"),
             ):
                 await watching.write(text)
