@@ -10,13 +10,20 @@ CHARACTER: Final = r"[ !#-\[\]-\ud7ff\ue000-\U0010ffff]"
 
 _LOOSE: Final = (r"[^\"\\\r\n]", r"[^\0-\x1f\"\\\r\n]")
 """What xgrammar writes for that: in strings of limited length, and in others."""
+_ANY_SPACE: Final = r"[ \n\r\t]*"
+_SPACE_RULE: Final = r'json_space ::= "" | " " | "\n" [ \t]{0,20}'
+"""Between the parts of a JSON text: nothing, a space, or a new line with its indentation. Models that are unsure would
+otherwise go on with spaces for as long as they may."""
 _LITERAL: Final = r'"(?:\\.|[^"\\])*"'
 _CLASS: Final = re.compile(_LITERAL + "|(?P<it>" + "|".join(map(re.escape, _LOOSE)) + ")")
+_SPACE: Final = re.compile(
+    _LITERAL + r"|(?P<ahead>\(=\(" + re.escape(_ANY_SPACE) + ")|(?P<it>" + re.escape(_ANY_SPACE) + ")"
+)
 _CHARACTER_RULE: Final = re.compile(r"^(?P<name>\w+) ::= \(\(" + re.escape(CHARACTER) + r"\)\)$", re.MULTILINE)
 
 
 def repair(text: str) -> str:
-    """The same grammar, with its strings put right.
+    """The same grammar, with its strings put right and its whitespace bounded.
 
     xgrammar lets the bytes of surrogates through, which are no UTF-8. Where a string has a `minLength` or `maxLength`,
     it lets control characters through, which are no JSON, and repeats the character as often as the limit says, so
@@ -24,6 +31,12 @@ def repair(text: str) -> str:
     becomes a count of characters kept while matching.
     """
     text = _CLASS.sub(lambda found: CHARACTER if found["it"] else found[0], text)
+    # What stands ahead is looked at only, and xgrammar takes no choices there.
+    text = _SPACE.sub(lambda found: "json_space" if found["it"] else found[0], text)
+    return _count_lengths(f"{text.rstrip()}\n{_SPACE_RULE}\n")
+
+
+def _count_lengths(text: str) -> str:
     names = [found["name"] for found in _CHARACTER_RULE.finditer(text)]
     if not names:
         return text

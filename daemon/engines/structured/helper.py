@@ -27,8 +27,6 @@ from daemon.engines.structured.ebnf import repair
 IDLE_S = 600
 MEMORY_BYTES = 2 << 30
 """Address space that a trial may take beside what the process holds already."""
-WHITESPACE = 20
-"""Characters of whitespace in a row between the parts of a JSON text: enough to indent, not enough to stall."""
 WALKS = 3
 STEPS = 32
 SLOW_STEP_S = 0.04
@@ -87,7 +85,7 @@ class Trials:
         text = json.dumps(schema["schema"])
         try:
             with _captured() as said:
-                grammar = self._core.Grammar.from_json_schema(text, True, None, None, True, WHITESPACE, False, False)
+                grammar = self._core.Grammar.from_json_schema(text, True, None, None, True, None, False, False)
         except (RuntimeError, MemoryError) as error:
             raise Refused(_reason(error), position) from None
         if schema["strict"] and said():

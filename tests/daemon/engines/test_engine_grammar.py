@@ -54,7 +54,7 @@ def test_every_way_of_choosing_gives_valid_json(family: str) -> None:
         free = asyncio.ensure_future(ask(engine, [3, 4, 5], max_tokens=60))
         requests = [
             GenerationRequest("r", [5, 6, 7, 8 + place], SamplingParams(max_tokens=700, **way), n=2, grammar=grammar)
-            for place, way in enumerate(WAYS)
+            for place, way in enumerate(WAYS if family == "llama" else WAYS[:3])
         ]
         for answers in await asyncio.gather(*(collect(engine, request) for request in requests)):
             assert len(answers) == 2

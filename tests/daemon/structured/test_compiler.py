@@ -23,6 +23,10 @@ PERSON: dict[str, Any] = {
 CASES: list[tuple[Any, str, bool]] = [
     (PERSON, '{"name": "é🙂 \\n", "age": 3}', True),
     (PERSON, '{\n    "name": "a",\n    "age": 3,\n    "tags": [1, "x"]\n}', True),
+    (PERSON, '{"name":"a","age":3}', True),
+    (PERSON, '{"name":  "a", "age": 3}', False),
+    (PERSON, '{"name": "a",\n\n"age": 3}', False),
+    (PERSON, '{"name": "a   \\n", "age": 3}', True),
     (PERSON, '{"name": "a"}', False),
     (PERSON, '{"name": "a", "age": -1}', False),
     (PERSON, '{"name": "a", "age": 3, "other": 1}', False),
