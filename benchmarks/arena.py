@@ -38,11 +38,13 @@ width = float(np.mean(board.upper - board.lower))
 _FRAME = """
 import json, sys, time, resource
 import numpy as np, pandas as pd
-votes, rounds = np.load(sys.argv[1]), int(sys.argv[2])
-labels = np.array([f"m{i}" for i in range(int(votes["a"].max()) + 1)])
-winners = np.array(["model_b", "tie", "model_a"])
-frame = pd.DataFrame({"model_a": labels[votes["a"]], "model_b": labels[votes["b"]],
-                      "winner": winners[(votes["score"] * 2).astype(int)]})
+rounds = int(sys.argv[2])
+def read():
+    votes = np.load(sys.argv[1])
+    labels = np.array([f"m{i}" for i in range(int(votes["a"].max()) + 1)])
+    winners = np.array(["model_b", "tie", "model_a"])
+    return pd.DataFrame({"model_a": labels[votes["a"]], "model_b": labels[votes["b"]],
+                         "winner": winners[(votes["score"] * 2).astype(int)]})
 """
 
 ARENA_RANK = (
@@ -51,6 +53,9 @@ ARENA_RANK = (
 from arena_rank.utils.data_utils import PairDataset
 from arena_rank.models.bradley_terry import BradleyTerry
 if __name__ == "__main__":
+    import multiprocessing
+    multiprocessing.set_start_method("spawn")  # its pool of forks waits for ever on JAX's threads
+    frame = read()
     began = time.perf_counter()
     data = PairDataset.from_pandas(frame)
     found = BradleyTerry(n_competitors=len(data.competitors)).compute_ratings_and_cis(
@@ -67,6 +72,7 @@ FASTCHAT = (
 sys.path.insert(0, sys.argv[3])
 import rating_systems
 if __name__ == "__main__":
+    frame = read()
     began = time.perf_counter()
     rating_systems.compute_bt(frame)
     found = rating_systems.compute_bootstrap_bt(frame, rounds)
@@ -85,6 +91,9 @@ if __name__ == "__main__":
 """
 
 
+_LIMIT_S = 1800
+
+
 def draw(votes: int, models: int, file: Path) -> None:
     import numpy as np
 
@@ -101,9 +110,14 @@ def measure(name: str, python: str, script: str, votes: Path, rounds: int, *more
     program.write_text(script + _REPORT)
     environ = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
     began = time.monotonic()
-    done = subprocess.run(
-        [python, str(program), str(votes), str(rounds), *more], capture_output=True, text=True, env=environ
-    )
+    try:
+        done = subprocess.run(
+            [python, str(program), str(votes), str(rounds), *more],
+            capture_output=True, text=True, env=environ, timeout=_LIMIT_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        print(json.dumps({"program": name, "rounds": rounds, "failed": f"not within {_LIMIT_S} s"}), flush=True)
+        return
     if done.returncode:
         print(json.dumps({"program": name, "failed": done.stderr.strip()[-400:]}), flush=True)
         return
