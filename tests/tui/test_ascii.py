@@ -15,7 +15,8 @@ def rows(app: FcdApp) -> str:
     return "\n".join("".join(segment.text for segment in strip) for strip in app.screen._compositor.render_strips())
 
 
-KEYS = [["f1"], ["ctrl+l"], ["ctrl+t"], ["ctrl+p"], ["f5"], ["f5", "x"], ["f6"], ["slash", "m"], ["ctrl+c"]]
+KEYS = [["f1"], ["ctrl+l"], ["ctrl+t"], ["ctrl+p"], ["f5"], ["f5", "x"], ["f6"], ["slash", "m"], ["ctrl+c"],
+        ["f3"], ["f3", "ctrl+l"], ["f4"], ["f4", "h"], ["f4", "v"], ["f4", "f"], ["f4", "e"]]  # fmt: skip
 
 
 @pytest.mark.parametrize("keys", KEYS)

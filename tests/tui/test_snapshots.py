@@ -13,6 +13,8 @@ from fcd.settings import Settings, TuiSettings
 from fcd.wire.admin import Progress, WorkerInfo
 from tests.tui.fake import FakeDaemon, make_app, wait_until
 from tui.app import FcdApp
+from tui.screens.arena import ArenaScreen
+from tui.screens.battle import BattleScreen
 from tui.screens.chat import ChatScreen
 
 ANSWER = """Because each **int8 row** is scaled back to `bf16` on every matmul:
@@ -169,3 +171,73 @@ def test_logs(snap_compare: Callable[..., bool], look: str) -> None:
         await pilot.pause()
 
     assert snap_compare(build(workers(), look), run_before=read, terminal_size=(80, 24))
+
+
+async def fight(pilot: Pilot[None], daemon: FakeDaemon) -> BattleScreen:
+    """A battle whose two answers are being written."""
+    await settled(pilot)
+    await pilot.press("f3")
+    await wait_until(pilot, lambda: isinstance(pilot.app.screen, BattleScreen))
+    screen = pilot.app.screen
+    assert isinstance(screen, BattleScreen)
+    screen.prompt.cursor_blink = False
+    screen.prompt.put("Explain KV-cache paging to a web developer.")
+    await pilot.press("enter")
+    await wait_until(pilot, lambda: daemon.arena.calls)
+    daemon.arena.write("a", "Think of a browser tab that keeps every DOM node it ever made.\n\n1. blocks\n2. pages\n")
+    daemon.arena.write("b", "## Paging, by analogy\n\n- **Page**: 16 tokens\n- **Free list**: blocks nobody owns")
+    await wait_until(pilot, lambda: screen.battle.can_vote and "nobody" in screen.battle.info.turns[0].b.text)  # type: ignore[union-attr]
+    return screen
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("size", SIZES)
+def test_battle(snap_compare: Callable[..., bool], size: tuple[int, int], look: str) -> None:
+    daemon = FakeDaemon()
+
+    async def watch(pilot: Pilot[None]) -> None:
+        screen = await fight(pilot, daemon)
+        daemon.arena.done()
+        await wait_until(pilot, lambda: screen.focused is screen.bar)
+        await pilot.pause(0.1)
+
+    app = make_app(daemon, now=lambda: 0.0, clock=lambda: 0.0, **LOOKS[look])
+    assert snap_compare(app, run_before=watch, terminal_size=size)
+
+
+@pytest.mark.parametrize(("size", "look"), [((80, 24), "ascii"), ((120, 40), "dark")])
+def test_battle_told(snap_compare: Callable[..., bool], size: tuple[int, int], look: str) -> None:
+    daemon = FakeDaemon()
+
+    async def vote(pilot: Pilot[None]) -> None:
+        screen = await fight(pilot, daemon)
+        await pilot.press("left")
+        await wait_until(pilot, lambda: screen.battle.phase == "voted")
+        await pilot.press("r")
+        await wait_until(pilot, lambda: screen.battle.phase == "final" and not screen.busy)
+        await pilot.pause(0.1)
+
+    app = make_app(daemon, now=lambda: 0.0, clock=lambda: 0.0, **LOOKS[look])
+    assert snap_compare(app, run_before=vote, terminal_size=size)
+
+
+def at_arena(*keys: str) -> Callable[[Pilot[None]], Any]:
+    async def act(pilot: Pilot[None]) -> None:
+        await settled(pilot)
+        await pilot.press("f4")
+        await wait_until(pilot, lambda: isinstance(pilot.app.screen, ArenaScreen) and pilot.app.screen.board)
+        await pilot.press(*keys)
+        await pilot.pause(0.1)
+
+    return act
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("size", SIZES)
+def test_arena(snap_compare: Callable[..., bool], size: tuple[int, int], look: str) -> None:
+    assert snap_compare(build(FakeDaemon(), look), run_before=at_arena(), terminal_size=size)
+
+
+@pytest.mark.parametrize(("keys", "look"), [(["h"], "dark"), (["h"], "ascii"), (["v"], "dark"), (["f"], "dark")])
+def test_arena_views(snap_compare: Callable[..., bool], keys: list[str], look: str) -> None:
+    assert snap_compare(build(FakeDaemon(), look), run_before=at_arena(*keys), terminal_size=(80, 24))

@@ -130,7 +130,7 @@ class ArenaScreen(ArenaActions, Screen[None]):
             return ""
         votes, models = self.board.votes, len(self.board.rows)
         parts = [f"{votes} vote{'s' * (votes != 1)}", f"{models} model{'s' * (models != 1)}"]
-        parts.append(_METHODS[self.board.method])
+        parts += [_METHODS[self.board.method]] if self.size.width >= 100 else []
         if self.view == "heat":
             parts = [f"{text.HEATS[self.heat_kind]} {'%' if text.HEATS[self.heat_kind] != 'battles' else ''}", *parts]
         return f" {self.fcd.glyphs.separator} ".join(part.strip() for part in parts)

@@ -307,15 +307,16 @@ class BattleScreen(BattleActions, Screen[None]):
         battle, info = self.battle, self.battle.info
         states = tuple(self._state(side) for side in SIDES)
         lengths = tuple((len(turn.a.text), len(turn.b.text)) for turn in self._turns())
-        looks = self.size.width, self.side, int(self.undo_s + 0.9)
+        looks = self.size.width, self.side, self.single, int(self.undo_s + 0.9)
         drawn = (info, battle.phase, battle.can_vote, states, lengths, looks)
         if drawn == self._drawn:
             return
         self._drawn = drawn
-        for pane, state in zip(self.panes, states, strict=True):
+        for pane, state, other in zip(self.panes, states, SIDES[::-1], strict=True):
             pane.sync(info.turns if info else [])
             turn = f"turn {len(info.turns)} {self.fcd.glyphs.separator} " if info and len(info.turns) > 1 else ""
-            pane.head(battle.name(pane.side), f"{turn if state else ''}{state}")
+            away = f"{self.fcd.key('other_pane')}: {battle.name(other)}" if self.single else ""
+            pane.head(battle.name(pane.side), f"{turn if state else ''}{state}", away)
             pane.set_class(SIDES[self.side] == pane.side, "-shown")
         self.bar.show(battle, self.undo_s + 0.9)
         self.query_one(Header).middle(self._summary())

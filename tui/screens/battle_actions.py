@@ -179,20 +179,21 @@ class BattleActions(_Base):
         self._me.toggle_class("-zoom")
 
     @property
-    def _single(self) -> bool:
+    def single(self) -> bool:
+        """There is one answer on the screen."""
         return self._me.has_class("-narrow") or self._me.has_class("-zoom")
 
     def leave_prompt(self) -> None:
         """Tab in the prompt."""
-        if self._single and self._me.focused is self._me.prompt and self._me.battle.info is None:
+        if self.single and self._me.focused is self._me.prompt and self._me.battle.info is None:
             return
-        if self._single:
+        if self.single:
             self._turn_over()
         else:
             self._me.set_focus(self._me.bar)
 
     def action_other_pane(self) -> None:
-        if self._single:
+        if self.single:
             self._turn_over()
         else:
             self._me.set_focus(self._me.prompt)

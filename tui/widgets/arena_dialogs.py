@@ -149,7 +149,9 @@ class VoteView(ModalScreen[None]):
 
     def _show(self) -> None:
         for pane in self.query(Pane).results(Pane):
-            pane.head(self._battle.name(pane.side), figures(self._info, pane.side, self._glyphs))
+            other = self._battle.name("b" if pane.side == "a" else "a") if self.has_class("-narrow") else ""
+            away = f"tab: {other}" if other else ""
+            pane.head(self._battle.name(pane.side), figures(self._info, pane.side, self._glyphs), away)
             pane.set_class(SIDES[self._side] == pane.side, "-shown")
 
     def action_turn_over(self) -> None:

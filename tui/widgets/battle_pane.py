@@ -87,11 +87,14 @@ class Pane(Vertical):
     def on_mount(self) -> None:
         self.scroller.anchor()
 
-    def head(self, name: str, right: str) -> None:
-        """The line on top."""
-        space = max(1, self.size.width - len(name) - len(right) - 2)
+    def head(self, name: str, right: str, other: str = "") -> None:
+        """The line on top; `other` is how to come to the side that is not on the screen."""
+        hidden = f"   {other}" if other else ""
+        space = max(1, self.size.width - len(name) - len(hidden) - len(right) - 2)
         self.query_one(".pane-head", Static).update(
-            Content.assemble((f" {name}", "bold $text-primary"), " " * space, (right, "$foreground 60%"))
+            Content.assemble(
+                (f" {name}", "bold $text-primary"), (hidden, "$foreground 60%"), " " * space, (right, "$foreground 60%")
+            )
         )
 
     def sync(self, turns: Sequence[Turn]) -> None:
