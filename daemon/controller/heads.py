@@ -46,6 +46,7 @@ ID_HEADER = "X-Fcd-Daemon"
 _TIMEOUT_S = 15.0
 _RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 _SETTLE_S = 0.3
+_LEAVE_S = 2.0
 _MOST_NAMES = 256
 _MOST_HEADS = 16
 _MOST_IDS = 64
@@ -156,6 +157,11 @@ class Link:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        if self._offered is not None:
+            # The key is about to be worth nothing: the head should not send requests with it.
+            with contextlib.suppress(ApiError, TimeoutError):
+                async with asyncio.timeout(_LEAVE_S):
+                    await self._post("/register_worker", self._registration(self._own_url(), []))
         self._context.security.withdraw_peer_key(self._key)
         await self._http.aclose()
 
@@ -172,21 +178,8 @@ class Link:
         """
         names = offered_models(self._controller)
         url = self._own_url()
-        body = RegisterWorker(
-            worker_name=url,
-            check_heart_beat=True,
-            worker_status=WorkerStatus(names, 1, len(self._context.active)),
-            fcd=FcdExtension(
-                openai_url=url,
-                engine=ENGINE,
-                device="",
-                version=__version__,
-                api_key=self._key,
-                daemon_id=self._own_id(),
-            ),
-        )
         self._offered = None
-        answer = await self._post("/register_worker", body)
+        answer = await self._post("/register_worker", self._registration(url, names))
         if answer.status_code >= 300:
             refusal = api_error_from_body(answer.status_code, _decoded(answer))
             self._refused = answer.status_code < 500
@@ -199,6 +192,22 @@ class Link:
             raise ApiError(502, f"{self.head.url} is not a daemon of fcd.", code="join_refused")
         self._refused, self._error, self._offered = False, "", names
         log.info("joined %s with %d models", self.head.url, len(names))
+
+    def _registration(self, url: str, names: list[str]) -> RegisterWorker:
+        """What the head is told; without names, that there is nothing for it any more."""
+        return RegisterWorker(
+            worker_name=url,
+            check_heart_beat=True,
+            worker_status=WorkerStatus(names, 1, len(self._context.active)),
+            fcd=FcdExtension(
+                openai_url=url,
+                engine=ENGINE,
+                device="",
+                version=__version__,
+                api_key=self._key,
+                daemon_id=self._own_id(),
+            ),
+        )
 
     async def _run(self) -> None:
         with self._controller.hub.subscribe() as changes:

@@ -63,6 +63,11 @@ class Join:
             raise ApiError(409, f"{body.worker_name} is a worker of this daemon.", code="name_taken")
         if body.fcd is not None and body.fcd.worker_id:
             raise ApiError(403, "'fcd.worker_id' names a worker that this daemon started.", code="forbidden")
+        if _is_leaving(body):
+            if known is not None and known.fcd.daemon_id == (body.fcd and body.fcd.daemon_id):
+                self._supervisor.forget(known.name)
+                log.info("the daemon %s left", known.name)
+            return
         name = self._registry.name_for(body.worker_name)
         target = _foreign_target(name, body)
         await _check_address(target, peer)
@@ -207,6 +212,12 @@ class Join:
 
     def _is_taken(self, name: str) -> bool:
         return self._is_reserved(name)
+
+
+def _is_leaving(body: RegisterWorker) -> bool:
+    """A daemon that offers nothing takes back what it offered."""
+    offered = body.worker_status
+    return body.fcd is not None and bool(body.fcd.daemon_id) and offered is not None and not offered.model_names
 
 
 def _named(target: Target, names: Iterable[str], served_as: str) -> Target:

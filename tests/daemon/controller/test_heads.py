@@ -80,6 +80,7 @@ def test_a_head_that_forgot_everything_is_joined_again(tmp_path: Path) -> None:
             await until(lambda: served(head) == {"low-model"})
             left = await low.http.post("/api/heads/leave", json={"url": head.url}, headers=low.admin)
             assert left.status_code == 200
+            assert head.controller.workers() == [], "the head is told"
             assert body(await low.http.get("/api/heads", headers=low.admin)) == {"heads": []}
 
     asyncio.run(main())
