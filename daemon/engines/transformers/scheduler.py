@@ -168,8 +168,10 @@ class Scheduler:
         prompt = len(sequence.encoder_ids or ())
         tokens = max(prompt, min(sequence.max_length, len(sequence.ids) + ROOM_AHEAD, self.pool.max_tokens))
         source, shared = None, 0
-        if sequence.encoder_ids is None and (
-            sequence.owner.request.params.prompt_logprobs is None or sequence.index > 0
+        if (
+            self.pool.max_cached
+            and sequence.encoder_ids is None
+            and (sequence.owner.request.params.prompt_logprobs is None or sequence.index > 0)
         ):
             source, shared = self.pool.match(sequence.ids, len(sequence.ids) - 1)
         if source is not None and shared >= min(MIN_CACHED, len(sequence.ids) - 1):

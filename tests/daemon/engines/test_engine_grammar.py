@@ -165,3 +165,15 @@ def test_a_bad_schema_is_refused_and_the_engine_goes_on() -> None:
         assert (await ask(engine, [3, 4], max_tokens=5)).ids
 
     with_engine("llama", test)
+
+
+def test_choices_of_a_model_that_keeps_its_own_state() -> None:
+    async def test(engine: Engine) -> None:
+        grammar = await engine.compile_grammar(SPEC)
+        params = SamplingParams(max_tokens=700, temperature=1.0, seed=9)
+        answers = await collect(engine, GenerationRequest("r", [9, 8, 7], params, n=2, grammar=grammar))
+        assert len(answers) == 2
+        for answer in answers.values():
+            check(answer)
+
+    with_engine("mamba", test)
