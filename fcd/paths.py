@@ -15,6 +15,8 @@ from pathlib import Path
 import msgspec
 from platformdirs import PlatformDirs
 
+from fcd.errors import FcdError
+
 _SOCKET_PATH_LIMIT = 90
 """A unix socket's path may hold 104 bytes on macOS and 108 on Linux; workers' names need some of them."""
 
@@ -70,11 +72,25 @@ class Paths(msgspec.Struct, frozen=True):
         return Path(tempfile.gettempdir()) / f"fcd-{os.getuid() if hasattr(os, 'getuid') else 0}-{digest}"
 
     def create(self) -> None:
-        """Make the folders; the runtime ones are private to the user."""
+        """Make the folders; the runtime ones are private to the user.
+
+        Raises:
+            FcdError: one cannot be made.
+        """
         for folder in (self.config, self.data, self.state, self.cache, self.logs):
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder, 0o777)
         for folder in (self.runtime, self.sockets):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make(folder, 0o700)
+
+
+def _make(folder: Path, mode: int) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=mode)
+    except OSError as error:
+        raise FcdError(
+            f"The folder {folder} cannot be made: {error.strerror or error}.",
+            hint="`fcd doctor` checks every folder; FCD_HOME puts all of them somewhere else.",
+        ) from error
 
 
 def resolve_paths(environ: Mapping[str, str] | None = None) -> Paths:

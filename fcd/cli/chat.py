@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from fcd.cli.command import Parser, run_async
-from fcd.cli.model_flags import add_model_flags, add_model_name, for_daemon, model_options, positive
+from fcd.cli.model_flags import add_model_flags, add_model_name, chosen_model, for_daemon, model_options, positive
 from fcd.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def add_chat_flags(parser: Parser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return chat(args, args.model_path or args.model or "", " ".join(args.prompt))
+    return chat(args, chosen_model(args), " ".join(args.prompt))
 
 
 def chat(args: argparse.Namespace, model: str, prompt: str) -> int:

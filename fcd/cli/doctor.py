@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -128,11 +129,22 @@ def check_folder(name: str, folder: Path) -> Check:
         return Check(label, "failed", f"{here} cannot be written", moved)
     if name == "runtime" and folder.is_dir() and hasattr(os, "getuid") and folder.stat().st_mode & 0o077:
         return Check(label, "warning", f"{folder} can be read by others", f"chmod 700 {folder}")
+    if not folder.exists() and not _can_be_made_in(here):
+        return Check(label, "failed", f"{folder} cannot be made in {here}", moved)
     free = shutil.disk_usage(here).free
     found = str(folder) + ("" if folder.exists() else " (not made yet)")
     if free < _LOW_DISK and name in ("data", "state", "cache"):
         return Check(label, "warning", f"{found}, {size(free)} free", "The disk is nearly full.")
     return Check(label, "ok", found)
+
+
+def _can_be_made_in(folder: Path) -> bool:
+    """Whether a folder can be made there, tried: permissions say nothing of read-only and of special file systems."""
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".fcd-", dir=folder))
+    except OSError:
+        return False
+    return True
 
 
 def check_sockets(paths: Paths) -> Check:

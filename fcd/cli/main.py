@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name) and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _fill_closed_streams()
     try:
+        _refuse_undecodable(words)
         code = _dispatch(words)
         sys.stdout.flush()
         return code
@@ -130,6 +132,33 @@ def _print_traceback(error: BaseException) -> None:
     import traceback
 
     traceback.print_exception(error)
+
+
+def _refuse_undecodable(words: Sequence[str]) -> None:
+    """Bytes that are no text in the locale's encoding can be neither sent nor printed."""
+    for position, word in enumerate(words, start=1):
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"fcd: argument {position} is not {sys.getfilesystemencoding().upper()} text"
+                f" (character {error.start + 1}).",
+                hint="Type it again, or send it through a pipe: `iconv -t utf-8 FILE | fcd chat`.",
+            ) from error
+
+
+def _fill_closed_streams() -> None:
+    """Open nothing where the caller closed stdout or stderr: no file or socket of ours may get their descriptors."""
+    if sys.stdout is not None and sys.stderr is not None:
+        return
+    spare = os.open(os.devnull, os.O_RDWR)
+    while spare <= 2:
+        spare = os.open(os.devnull, os.O_RDWR)
+    os.close(spare)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives as long as the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives as long as the process
 
 
 def _forget_stdout() -> None:

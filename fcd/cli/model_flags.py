@@ -48,10 +48,11 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
     """The flags of `add_model_flags` as the daemon takes them.
 
     Raises:
-        UsageError: `--keep-alive` or `--gpus` cannot be understood.
+        UsageError: `--keep-alive`, `--gpus` or `--max-gpu-memory` cannot be understood, or there is no such template.
     """
     from fcd.errors import ConfigError
-    from fcd.settings import parse_duration
+    from fcd.settings import parse_duration, parse_size
+    from fcd.templates import get_template
     from fcd.wire.admin import ModelOptions
 
     if args.keep_alive:
@@ -59,6 +60,13 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
             parse_duration(args.keep_alive)
         except ConfigError as error:
             raise UsageError(f"--keep-alive: {error.message}") from error
+    if args.max_gpu_memory:
+        try:
+            parse_size(args.max_gpu_memory)
+        except ConfigError as error:
+            raise UsageError(f"--max-gpu-memory: {error.message}") from error
+    if args.conv_template:
+        get_template(args.conv_template)
     if args.gpus and not all(part.strip().isdecimal() for part in args.gpus.split(",")):
         raise UsageError(f"--gpus {args.gpus}: write the GPUs' numbers with commas between, such as 0,1.")
     return ModelOptions(
@@ -73,6 +81,14 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
         conv_template=args.conv_template,
         keep_alive=args.keep_alive,
     )
+
+
+def chosen_model(args: argparse.Namespace) -> str:
+    """What `add_model_name`'s flags name. `--model-path` is a folder wherever there is something of that name."""
+    path: str = args.model_path or ""
+    if path and not is_builtin(path) and Path(path).expanduser().exists():
+        return str(Path(path).expanduser().absolute())
+    return path or args.model or ""
 
 
 def for_daemon(name: str) -> str:

@@ -59,7 +59,7 @@ class ProgressDisplay:
             description=self._text(progress),
             completed=progress.done,
             total=progress.total or None,
-            counted=counted if progress.unit == "bytes" or progress.total else "",
+            counted=counted if progress.unit == "bytes" or progress.total > 1 else "",
         )
 
     def _write(self, progress: Progress) -> None:
@@ -73,7 +73,8 @@ class ProgressDisplay:
         if (text, step) == self._said:
             return
         self._said = (text, step)
-        amount = f" {percent}% of {_amount(progress.total, progress.unit)}" if progress.total else ""
+        # Of a single thing there is no share worth telling.
+        amount = f" {percent}% of {_amount(progress.total, progress.unit)}" if progress.total > 1 else ""
         print(f"{text}...{amount}", file=self._stream, flush=True)
 
     def _text(self, progress: Progress) -> str:

@@ -41,6 +41,13 @@ async def _list(as_json: bool) -> int:
     return EXIT_OK
 
 
+def _ends(count: int) -> str:
+    """How often its process ended; whether that was followed by a new one, the state says."""
+    if not count:
+        return ""
+    return " (ended once)" if count == 1 else f" (ended {count} times)"
+
+
 def _row(worker: WorkerInfo, now: float) -> tuple[str, ...]:
     others = [name for name in worker.models if name != worker.name]
     state: str = worker.state
@@ -48,7 +55,7 @@ def _row(worker: WorkerInfo, now: float) -> tuple[str, ...]:
         state += f" {100 * worker.progress.done / worker.progress.total:.0f}%"
     return (
         worker.name + (f" ({', '.join(others)})" if others else ""),
-        state + (f" ({worker.restarts} restarts)" if worker.restarts else ""),
+        state + _ends(worker.restarts),
         " ".join(part for part in (worker.device, worker.dtype, worker.quantization) if part),
         str(worker.context_length or ""),
         size(worker.memory_bytes),

@@ -10,7 +10,8 @@ from fcd.cli.command import Parser
 
 def add_arguments(parser: Parser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a name that `fcd ls` lists, a folder, or a repo")
-    parser.add_argument("prompt", nargs="*", metavar="PROMPT", help="ask this, print the answer, and leave")
+    # The default keeps argparse from calling it required when MODEL is missing.
+    parser.add_argument("prompt", nargs="*", default=[], metavar="PROMPT", help="ask this, print the answer, and leave")
     add_chat_flags(parser)
 
 

@@ -92,6 +92,8 @@ def test_settings_are_the_defaults(daemon: FakeDaemon, env: dict[str, str]) -> N
         (("chat", "--gpus", "a", "hi"), None, 2, "--gpus"),
         (("chat", "--keep-alive", "soon", "hi"), None, 2, "--keep-alive"),
         (("chat", "--max-new-tokens", "0", "hi"), None, 2, "above 0"),
+        (("chat", "--max-gpu-memory", "lots", "hi"), None, 2, "--max-gpu-memory: 'lots' is not an amount"),
+        (("chat", "--conv-template", "vicuna", "hi"), None, 2, "Did you mean 'vicuna_v1.1'?"),
         (("chat", "--continue", "hi"), None, 2, "no conversation"),
         (("chat", "--tempreture", "1", "hi"), None, 2, "Did you mean '--temperature'?"),
     ],

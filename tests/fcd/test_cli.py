@@ -93,6 +93,7 @@ def test_every_module_of_the_table_keeps_the_protocol() -> None:
         (["load", "nobody/nothing", "--estimate"], 4, "fcd pull nobody/nothing"),
         (["pull", "nobody/nothing"], 1, "HF_HUB_OFFLINE"),
         (["tui"], 2, "terminal"),
+        (["run"], 2, "required: MODEL\n"),
         (["config", "get", "chat.modle"], 2, "Did you mean 'chat.model'?"),
         (["completion", "tcsh"], 2, "bash, zsh, fish"),
     ],
@@ -127,6 +128,30 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(front, "_run", interrupted)
     assert front.main(["version"]) == 130
+
+
+def test_closed_streams_are_no_fault(env: dict[str, str]) -> None:
+    for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
+        shell = f'"{sys.executable}" -m fcd version {closed}'
+        done = subprocess.run(shell, shell=True, capture_output=True, text=True, env=env, cwd=ROOT, timeout=60)
+        assert (done.returncode, done.stderr) == (0, ""), closed
+
+
+def test_an_argument_that_is_no_text_is_named(env: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "fcd", "chat", b"caf\xe9"]
+    done = subprocess.run(command, capture_output=True, env=env, cwd=ROOT, timeout=60)
+    assert done.returncode == 2
+    assert b"argument 2 is not UTF-8 text" in done.stderr
+    assert b"fault in fcd" not in done.stderr
+
+
+def test_folders_that_cannot_be_made_are_named(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    moved = env | {"FCD_STATE_DIR": str(tmp_path / "file" / "state")}
+    done = fcd("daemon", "start", env=moved)
+    assert done.returncode == 1
+    assert str(tmp_path / "file" / "state") in done.stderr
+    assert "fcd doctor" in done.stderr
 
 
 def test_a_closed_pipe_is_quiet(env: dict[str, str]) -> None:

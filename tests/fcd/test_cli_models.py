@@ -29,7 +29,7 @@ def test_ps(daemon: FakeDaemon, env: dict[str, str]) -> None:
     )
     shown = fcd("ps", env=env).stdout
     assert "4711" in shown
-    assert "failed (3 restarts)" in shown
+    assert "failed (ended 3 times)" in shown
     assert "bad: out of memory" in shown
     rows = json.loads(fcd("ps", "--json", env=env).stdout)["workers"]
     assert [row["state"] for row in rows] == ["ready", "failed"]

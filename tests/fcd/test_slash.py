@@ -43,6 +43,7 @@ def test_help_names_every_command() -> None:
     for command in COMMANDS:
         assert command.name in help_text()
         assert command.old in help_text()
+    assert max(map(len, help_text().splitlines())) <= 80, "no line breaks in the middle of a word"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from fcd.chatlog import Chat, keep_chat
 from fcd.cli.chatting.displays import SimpleDisplay
 from fcd.cli.chatting.session import Session
 from fcd.cli.output import note
-from fcd.errors import EXIT_INTERRUPTED, EXIT_OK, FcdError, UsageError
+from fcd.errors import EXIT_INTERRUPTED, EXIT_OK, ApiError, FcdError, UsageError
 from fcd.paths import Paths
 
 
@@ -71,6 +71,8 @@ def _with_hint(error: FcdError) -> FcdError:
     code: Any = getattr(error, "code", "")
     if code == "context_length_exceeded":
         error.hint = "Ask with less text, or use a model with a longer context (`fcd ls`)."
+    elif isinstance(error, ApiError) and error.status == 400:
+        error.hint = error.hint or "`fcd chat --help` says what each flag takes."
     elif not error.hint:
         error.hint = "`fcd daemon status` says how the daemon is; `fcd daemon logs` has the details."
     return error

@@ -26,10 +26,10 @@ COMMANDS: tuple[Slash, ...] = (
     Slash("/regen", "", "answer the last question again", "!!regen"),
     Slash("/save", "FILE", "write the conversation to a file that /load reads", "!!save"),
     Slash("/load", "FILE", "go on with a saved conversation, of FastChat too", "!!load"),
-    Slash("/export", "FILE", "write it as Markdown (.md) or as the messages of a request (.json)"),
+    Slash("/export", "FILE", "write it as Markdown (.md) or messages (.json)"),
     Slash("/model", "[NAME]", "talk to another model; without NAME, list them"),
-    Slash("/system", "[TEXT]", "set the system message; `-` removes it; without TEXT, show it"),
-    Slash("/set", "[PARAM VALUE]", "set a sampling parameter; `off` removes it; alone, show them"),
+    Slash("/system", "[TEXT]", "set the system message; `-` removes it"),
+    Slash("/set", "[PARAM VALUE]", "set a parameter; `off` removes it; alone, list them"),
     Slash("/stats", "", "tokens, speed and time to first token of the last answer"),
 )
 
