@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import work
@@ -20,10 +21,11 @@ from fcd.wire.admin import LoadEvent, LoadRequest, Progress
 from tui import formats
 from tui.actions import ACTIONS, BY_ID, HEADINGS, PLACES, Where, bindings, key_of, keymap, show_key
 from tui.chats import ChatStore, FileChats
+from tui.fits import Memory, probe_memory
 from tui.glyphs import AsciiScrollBar, choose_glyphs
 from tui.link import ClientFactory, Ensure, Link, open_client
 from tui.screens.chat import ChatScreen
-from tui.themes import ALIASES, CYCLE, THEMES
+from tui.themes import ALIASES, CYCLE, THEMES, user_themes
 
 if TYPE_CHECKING:
     from fcd.client import Address
@@ -87,13 +89,18 @@ class FcdApp(App[None]):
         client_factory: ClientFactory = open_client,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
+        memory: Memory = probe_memory,
+        themes: Path | None = None,
     ) -> None:
         super().__init__()
+        self.memory = memory
+        self._own_themes, problems = user_themes(themes) if themes is not None else ([], [])
         self.settings = settings
         self.chats = chats
         self.readonly = readonly
         self.glyphs = choose_glyphs(ascii_only or settings.tui.ascii)
-        self.moved_keys, self._key_problems = keymap(settings.tui.keys)
+        self.moved_keys, key_problems = keymap(settings.tui.keys)
+        self._problems = [*problems, *key_problems]
         self.now = now
         self.clock = clock
         self.failed_loads: set[str] = set()
@@ -106,13 +113,13 @@ class FcdApp(App[None]):
         return not self.glyphs.ascii and not self.current_theme.ansi
 
     def on_mount(self) -> None:
-        for theme in THEMES:
+        for theme in (*THEMES, *self._own_themes):
             self.register_theme(theme)
         self.set_class(self.glyphs.ascii, "-ascii")
         ScrollBar.renderer = AsciiScrollBar if self.glyphs.ascii else ScrollBarRender
         self.use_theme(self.settings.tui.theme, quiet=True)
         self.set_keymap(self.moved_keys)
-        for problem in self._key_problems:
+        for problem in self._problems:
             self.notify(problem, severity="warning", markup=False)
         self.call_after_refresh(self._connect)
 
@@ -150,8 +157,9 @@ class FcdApp(App[None]):
             self.notify(f"There is no theme '{name}'; {', '.join(CYCLE)} are some.", severity="warning", markup=False)
 
     def action_theme(self) -> None:
-        at = CYCLE.index(self.theme) if self.theme in CYCLE else -1
-        self.use_theme(CYCLE[(at + 1) % len(CYCLE)])
+        cycle = [*CYCLE, *(theme.name for theme in self._own_themes if theme.name not in CYCLE)]
+        at = cycle.index(self.theme) if self.theme in cycle else -1
+        self.use_theme(cycle[(at + 1) % len(cycle)])
 
     def action_help(self) -> None:
         from tui.widgets.pickers import Help
@@ -282,6 +290,7 @@ def run_tui(
         settings,
         FileChats(paths.data / "chats"),
         ascii_only=ascii,
+        themes=paths.config / "themes",
         readonly=readonly,
         ensure=cast("Ensure", ensure) if ensure is not None else starter(paths, settings),
     )

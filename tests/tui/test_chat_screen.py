@@ -460,3 +460,32 @@ def test_panel_sets_parameters_and_refuses_nonsense() -> None:
         assert (screen.chat.system, screen.chat.params) == ("Be kind.", {"temperature": 0.5})
 
     play(scene)
+
+
+def test_first_start_names_models_that_fit_this_machine() -> None:
+    async def main() -> None:
+        daemon = FakeDaemon()
+        daemon.catalog = daemon.catalog[:2]
+        app = make_app(daemon, memory=lambda: (int(10e9), "memory", 1.0))
+        async with app.run_test(size=(80, 24)) as pilot:
+            welcome = app.screen.query_one(".welcome")
+            await wait_until(pilot, lambda: "Qwen/Qwen3-4B" in str(welcome.visual))  # type: ignore[attr-defined]
+
+    asyncio.run(main())
+
+
+def test_earlier_conversations_are_found_by_what_was_said() -> None:
+    chats = MemoryChats()
+    for number, (question, text) in enumerate((("First", "about otters"), ("Second", "about stoats"))):
+        chat = new_chat("guide")
+        chat.id = f"{number}"
+        chat.turns.append(Turn([Variant(question, text=text, state="done")]))
+        chats.save(chat)
+
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await pilot.press("ctrl+s")
+        await wait_until(pilot, lambda: app.screen is not screen)
+        await pilot.press(*"stoats", "enter")
+        await wait_until(pilot, lambda: screen.chat.id == "1")
+
+    play(scene, chats=chats)

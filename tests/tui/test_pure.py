@@ -17,8 +17,10 @@ from tui import formats, worker_rows
 from tui.actions import ACTIONS, BY_ID, PLACES, commands, footer, keymap, keys_of, show_key
 from tui.chats import Chat, FileChats, Turn, Variant, from_log, new_chat, to_log
 from tui.commands import Command, matching, parse_command, parse_parameter
+from tui.fits import fitting, fitting_words
 from tui.glyphs import ASCII, UNICODE, bar, choose_glyphs, sparkline
 from tui.loglines import fresh_lines, levels_of
+from tui.themes import user_themes
 from tui.think import ThinkSplitter
 
 
@@ -220,3 +222,24 @@ def test_the_interface_imports_no_model_and_no_server_code() -> None:
 def test_the_page_names_every_action() -> None:
     page = (Path(__file__).parents[2] / "docs" / "tui.md").read_text(encoding="utf-8")
     assert not [action.id for action in ACTIONS if f"| {action.help} | `{action.id}` |" not in page]
+
+
+def test_user_themes_are_read_and_mistakes_are_named(tmp_path: Path) -> None:
+    (tmp_path / "sea.toml").write_text('primary = "#204060"\nbackground = "black"\ndark = true\n')
+    for name, text in (("a", "primary ="), ("b", "dark = true"), ("c", 'primary = "reddish"'), ("d", "primari = 1")):
+        (tmp_path / f"{name}.toml").write_text(text)
+    themes, problems = user_themes(tmp_path)
+    assert [(theme.name, theme.primary) for theme in themes] == [("sea", "#204060")]
+    assert len(problems) == 4
+    for problem, word in zip(problems, ("a.toml", "'primary' is missing", "'reddish'", "'primari'"), strict=True):
+        assert word in problem
+
+
+def test_models_that_fit() -> None:
+    assert fitting(1e8) == []
+    assert [repo for repo, _ in fitting(10e9)] == ["Qwen/Qwen3-4B", "Qwen/Qwen3-1.7B", "Qwen/Qwen3-0.6B"]
+    assert fitting(10e9, 2.0)[0][0] == "Qwen/Qwen3-1.7B"
+    words = fitting_words(10e9, "memory", 1.0, "^l").plain
+    assert "9.3G of memory are free" in words
+    assert "fcd pull" in words
+    assert fitting_words(1e8, "memory", 1.0, "^l").plain == ""

@@ -20,6 +20,7 @@ from tui.actions import bindings, keys_of
 from tui.chats import Chat, Turn, Variant, new_chat
 from tui.commands import parse_command
 from tui.errors import told
+from tui.fits import fitting_words
 from tui.generation import Generation
 from tui.screens.chat_actions import ChatActions
 from tui.widgets.chrome import Banner, Header, KeyBar
@@ -53,6 +54,7 @@ class ChatScreen(ChatActions, Screen[None]):
         self._generation: Generation | None = None
         self._view: TurnView | None = None
         self._loading = ""
+        self._onboarded = False
 
     @property
     def fcd(self) -> FcdApp:
@@ -106,18 +108,31 @@ class ChatScreen(ChatActions, Screen[None]):
         self.link_changed()
 
     def _welcome(self) -> Static:
+        return Static(self._welcome_words(), classes="welcome")
+
+    def _welcome_words(self) -> Content:
         key = self.fcd.key
-        return Static(
-            Content.assemble(
+        return Content.assemble(
                 ("fcd\n\n", "bold $text-primary"),
                 ("Talk to a language model on this machine.\n\n", ""),
                 (f"{key('pick_model'):>4}", "bold $text-accent"), ("  choose a model\n", "$foreground 70%"),
                 (f"{key('panel'):>4}", "bold $text-accent"), ("  system prompt and parameters\n", "$foreground 70%"),
                 ("   /", "bold $text-accent"), ("  commands\n", "$foreground 70%"),
                 (f"{key('help'):>4}", "bold $text-accent"), ("  all keys", "$foreground 70%"),
-            ),
-            classes="welcome",
         )  # fmt: skip
+
+    @work(exclusive=True, group="onboard")
+    async def onboard(self) -> None:
+        """Where only the built-in models are there: say which larger ones would fit."""
+        self._onboarded = True
+        with contextlib.suppress(FcdError):
+            models = await self.fcd.link.connected().models()
+            if any(model.source != "builtin" for model in models):
+                return
+            free, where, widened = await asyncio.to_thread(self.fcd.memory)
+            found = self.query(".welcome").results(Static)
+            for welcome in found:
+                welcome.update(self._welcome_words() + fitting_words(free, where, widened, self.fcd.key("pick_model")))
 
     def link_changed(self) -> None:
         """The daemon or a worker changed: say so, and load the model once there is a daemon."""
@@ -129,6 +144,8 @@ class ChatScreen(ChatActions, Screen[None]):
         self._draw_note()
         if self.fcd.link.state == "up" and worker is None and not self._loading and not self.busy:
             self.preload()
+        if self.fcd.link.state == "up" and not self._onboarded and not self.chat.turns:
+            self.onboard()
 
     def _show_context(self) -> None:
         worker = self.fcd.link.worker_for(self.chat.model)

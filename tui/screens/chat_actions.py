@@ -144,7 +144,7 @@ class ChatActions(_Base):
 
     @work(exclusive=True, group="picker")
     async def action_pick_chat(self) -> None:
-        from tui.widgets.pickers import Picker, chat_options
+        from tui.widgets.pickers import Picker, chat_options, chat_texts
 
         me = self._me
         chats = me.fcd.chats.list()
@@ -152,7 +152,12 @@ class ChatActions(_Base):
             me.notify("There are no earlier conversations.", markup=False)
             return
         chosen = await me.fcd.push_screen_wait(
-            Picker("Conversations", chat_options(chats), hint="enter open   esc close")
+            Picker(
+                "Conversations",
+                chat_options(chats),
+                hint="type words that were said   enter open   esc close",
+                texts=chat_texts(chats),
+            )
         )
         chat = me.fcd.chats.load(chosen) if chosen else None
         if chat is not None:

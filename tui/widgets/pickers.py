@@ -34,9 +34,24 @@ class Picker(ModalScreen[str | None]):
     ]
 
     def __init__(
-        self, title: str, options: Sequence[tuple[str, Content]], *, hint: str = "", free: bool = False
+        self,
+        title: str,
+        options: Sequence[tuple[str, Content]],
+        *,
+        hint: str = "",
+        free: bool = False,
+        texts: Mapping[str, str] | None = None,
     ) -> None:
+        """
+        Args:
+            title: stands on top.
+            options: id and what is shown.
+            hint: the line below.
+            free: what was typed may be taken where nothing matches.
+            texts: more words of an option, in small letters, that the filter looks into.
+        """
         super().__init__()
+        self._texts = texts or {}
         self._title = title
         self._options = options
         self._hint = hint
@@ -59,7 +74,7 @@ class Picker(ModalScreen[str | None]):
         wanted = words.lower().split()
         for name, content in self._options:
             text = f"{name} {content.plain}".lower()
-            if all(word in text for word in wanted):
+            if all(word in text or word in self._texts.get(name, "") for word in wanted):
                 options.add_option(Option(content, id=name))
         if options.option_count:
             options.highlighted = 0
@@ -127,6 +142,16 @@ def chat_options(chats: Iterable[Chat]) -> list[tuple[str, Content]]:
         )
         for chat in chats
     ]
+
+
+def chat_texts(chats: Iterable[Chat]) -> dict[str, str]:
+    """Every word of each conversation, for the filter."""
+    return {
+        chat.id: "\n".join(
+            f"{variant.question}\n{variant.text}" for turn in chat.turns for variant in turn.variants
+        ).lower()
+        for chat in chats
+    }
 
 
 class Panel(ModalScreen[tuple[str, dict[str, Any]] | None]):
