@@ -8,6 +8,7 @@ from daemon.arena.routes import arena_routes
 from daemon.context import DaemonContext
 from daemon.gateway.routes import gateway_routes
 from daemon.routes.access import access_routes
+from daemon.routes.describe import describe_routes
 from daemon.routes.status import status_routes
 from daemon.server import DaemonApp, new_app
 
@@ -17,6 +18,7 @@ def build_app(context: DaemonContext) -> DaemonApp:
     app = new_app(context)
     app.blueprint(status_routes(context))
     app.blueprint(access_routes(context))
+    app.blueprint(describe_routes(context))
     arena = Arena(context)
     context.closers.append(arena.close)
     app.blueprint(gateway_routes(context, ArenaModels(context, arena)))

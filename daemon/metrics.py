@@ -55,7 +55,7 @@ def prometheus_text(
         lines.extend((f"# HELP {name} {text}", f"# TYPE {name} {kind}", *samples))
 
     def simple(name: str, kind: str, text: str, value: float) -> None:
-        family(name, kind, text, [f"{name} {value:g}"])
+        family(name, kind, text, [f"{name} {number(value)}"])
 
     simple("fcd_uptime_seconds", "gauge", "Seconds since the daemon started.", round(uptime_s, 3))
     simple("fcd_ready", "gauge", "1 when the daemon can take work.", int(ready))
@@ -75,9 +75,9 @@ def prometheus_text(
     )
     name = "fcd_first_byte_seconds"
     family(name, "histogram", "Time from request to the worker's first byte.", metrics.first_byte.lines(name))
-    for name, text, field in _WORKER_GAUGES:
-        samples = (f"{name}{_worker_labels(worker)} {getattr(worker, field):g}" for worker in workers)
-        family(name, "gauge", text, samples)
+    for name, kind, text, field in _WORKER_FIGURES:
+        samples = (f"{name}{_worker_labels(worker)} {number(getattr(worker, field))}" for worker in workers)
+        family(name, kind, text, samples)
     family(
         "fcd_worker_state",
         "gauge",
@@ -87,14 +87,22 @@ def prometheus_text(
     return "\n".join(lines) + "\n"
 
 
-_WORKER_GAUGES = (
-    ("vllm:num_requests_running", "Requests that run on the engine.", "running"),
-    ("vllm:num_requests_waiting", "Requests that wait for the engine.", "waiting"),
-    ("fcd_worker_tokens_per_second", "Tokens that the worker generates per second.", "tokens_per_second"),
-    ("fcd_worker_ttft_milliseconds", "Median time to first token over the last requests.", "ttft_ms"),
-    ("fcd_worker_memory_bytes", "Memory that the worker holds.", "memory_bytes"),
-    ("fcd_worker_restarts", "How often the worker was restarted.", "restarts"),
+_WORKER_FIGURES = (
+    ("vllm:num_requests_running", "gauge", "Requests that run on the engine.", "running"),
+    ("vllm:num_requests_waiting", "gauge", "Requests that wait for the engine.", "waiting"),
+    ("vllm:kv_cache_usage_perc", "gauge", "Share of the KV cache in use, 0 to 1.", "kv_used"),
+    ("vllm:prompt_tokens_total", "counter", "Prompt tokens computed since the worker started.", "prompt_tokens"),
+    ("vllm:generation_tokens_total", "counter", "Tokens generated since the worker started.", "generated_tokens"),
+    ("fcd_worker_tokens_per_second", "gauge", "Tokens that the worker generates per second.", "tokens_per_second"),
+    ("fcd_worker_ttft_milliseconds", "gauge", "Median time to first token over the last requests.", "ttft_ms"),
+    ("fcd_worker_memory_bytes", "gauge", "Memory that the worker holds.", "memory_bytes"),
+    ("fcd_worker_restarts", "gauge", "How often the worker was restarted.", "restarts"),
 )
+
+
+def number(value: float) -> str:
+    """A sample's value, every digit of it: a rounded counter stands still and jumps."""
+    return repr(value)
 
 
 def _worker_labels(worker: WorkerInfo, **more: str) -> str:

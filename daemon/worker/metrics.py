@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from daemon.engines.base import EngineStats
-from daemon.metrics import Histogram
+from daemon.metrics import Histogram, number
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
@@ -30,7 +30,7 @@ class WorkerMetrics:
             ("vllm:generation_tokens_total", "counter", "Tokens generated.", stats.generated_tokens),
             ("fcd_worker_memory_bytes", "gauge", "Memory that the engine holds.", stats.memory_bytes),
         ):
-            lines += [f"# HELP {name} {help_text}", f"# TYPE {name} {kind}", f"{name}{label} {value:g}"]
+            lines += [f"# HELP {name} {help_text}", f"# TYPE {name} {kind}", f"{name}{label} {number(value)}"]
         name = "vllm:request_success_total"
         lines += [f"# HELP {name} Completions that ended.", f"# TYPE {name} counter"]
         for reason, count in sorted(self.finished.items()):

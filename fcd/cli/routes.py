@@ -48,6 +48,7 @@ ROUTES: tuple[tuple[str, str, tuple[Route, ...]], ...] = (
         "The local admin token (admin.token in the runtime folder) or an admin key.",
         (
             Route("GET", "/api/status", "pid, url, version, readiness and workers"),
+            Route("GET", "/api/settings", "the settings in force, and what is wrong with config.toml"),
             Route("GET", "/api/workers", "the workers"),
             Route("POST", "/api/workers", "start one"),
             Route("DELETE", "/api/workers/{name}", "stop one"),
@@ -101,6 +102,8 @@ ROUTES: tuple[tuple[str, str, tuple[Route, ...]], ...] = (
             Route("GET", "/health", "this process answers"),
             Route("GET", "/ready", "it can take work, with the reasons when it cannot"),
             Route("GET", "/metrics", "for Prometheus"),
+            Route("GET", "/openapi.json", "what all of these take and answer, as OpenAPI 3.1"),
+            Route("GET", "/docs", "the same as a page"),
         ),
     ),
 )

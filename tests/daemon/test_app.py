@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from daemon.access import Need, need_of
+from daemon.metrics import Metrics, prometheus_text
+from fcd.wire.admin import WorkerInfo
 from tests.daemon.harness import CHAT, answer, asks, daemon, error_of, run, worker
 from tests.daemon.test_security import routes_of
 
@@ -289,3 +291,11 @@ def test_status_logs_and_metrics_tell_the_truth() -> None:
             assert "fcd_first_byte_seconds_count 1" in text
 
     run(main())
+
+
+def test_counters_keep_every_digit() -> None:
+    worker = WorkerInfo("w1", ["m"], "ready", generated_tokens=123_456_789, prompt_tokens=7, kv_used=0.25)
+    text = prometheus_text(Metrics(), [worker], running=0, uptime_s=1.0, ready=True)
+    assert 'vllm:generation_tokens_total{model_name="m",worker="w1"} 123456789\n' in text
+    assert 'vllm:prompt_tokens_total{model_name="m",worker="w1"} 7\n' in text
+    assert 'vllm:kv_cache_usage_perc{model_name="m",worker="w1"} 0.25\n' in text
