@@ -43,7 +43,7 @@ def _wake(turn: Turn) -> None:
 
 def _all_stopped(turn: Turn) -> None:
     state = turn.state
-    if state.stopping and not state.stopped and not any(worker.local for worker in state.workers.values()):
+    if state.stopping and not state.stopped and not state.local:
         state.stopped = True
         turn.do(e.AllStopped())
 
@@ -157,6 +157,9 @@ def _load(turn: Turn, event: e.LoadRequested) -> None:
     model.needs = model.declared
     model.next_keep_alive = event.keep_alive
     model.lacking = ""
+    model.target = event.replicas or model.target
+    if living(turn.state, model):
+        scale_down(turn, model)
     for name in list(model.workers):
         worker = turn.state.workers[name]
         if worker.local and event.keep_alive is not None:
@@ -170,7 +173,6 @@ def _load(turn: Turn, event: e.LoadRequested) -> None:
             model.wanted = False
     if not model.wanted:
         model.next_keep_alive = None
-    model.target = event.replicas or model.target
     if living(turn.state, model):
         _retarget(turn, model, model.target)
     ensure(turn, model)

@@ -134,8 +134,8 @@ def available(state: State) -> dict[str, int]:
     """Bytes free on each device once what is loading has taken the rest of its share."""
     free = dict(state.free)
     claimed: Claims = {}
-    for worker in state.workers.values():
-        if worker.local and worker.state in ("starting", "loading"):
+    for worker in state.local_workers():
+        if worker.state in ("starting", "loading"):
             for device, size in worker.claims.items():
                 claimed[device] = claimed.get(device, 0) + size
     for device, size in claimed.items():
@@ -154,8 +154,8 @@ def _add(free: dict[str, int], claims: Claims, sign: int) -> None:
 def _aim(state: State, needs: Needs) -> Needs | None:
     """The first way that would fit if everybody who can leave did; None when there is none."""
     potential = dict(state.free)
-    for worker in state.workers.values():
-        if worker.local and worker.state in _COMING:
+    for worker in state.local_workers():
+        if worker.state in _COMING:
             _add(potential, {device: size or _UNKNOWN for device, size in worker.claims.items()}, 1)
     return next((way for way in ways(needs, state.free) if plan(way, potential) is not None), None)
 
@@ -166,7 +166,7 @@ def victims(state: State, needs: Needs) -> list[Worker]:
     Busy ones are among them only when the idle ones are not enough: these finish first. Empty when those that are
     already leaving will do.
     """
-    local = [worker for worker in state.workers.values() if worker.local]
+    local = state.local_workers()
     free = available(state)
     for worker in local:
         if worker.state == "stopping" or (worker.state == "ready" and worker.draining):
@@ -219,8 +219,8 @@ def preview(state: State, needs: Needs) -> Preview:
         return Preview(claims)
     chosen = victims(state, aim)
     free = dict(state.free)
-    for worker in state.workers.values():
-        if worker.local and (worker.state in ("starting", "loading", "stopping") or worker.draining):
+    for worker in state.local_workers():
+        if worker.state in ("starting", "loading", "stopping") or worker.draining:
             _add(free, worker.claims, 1)
     for worker in chosen:
         _add(free, worker.claims, 1)
@@ -263,6 +263,7 @@ def spawn(turn: Turn, model: Model, claims: Claims) -> Worker:
     )
     model.target = model.target or max(1, model.replicas)
     turn.state.workers[name] = worker
+    turn.state.local[name] = None
     model.workers[name] = None
     if len(living(turn.state, model)) < model.target:
         turn.state.short[model.name] = None
@@ -301,18 +302,18 @@ def _launch(turn: Turn, worker: Worker) -> None:
 
 def _note_base(state: State, worker: Worker) -> None:
     """The first to load on a device: what is missing from now on is what loads took."""
-    others = (each for each in state.workers.values() if each is not worker and each.state in ("starting", "loading"))
-    busy = {device for each in others if each.local for device in each.claims}
+    others = (each for each in state.local_workers() if each is not worker and each.state in ("starting", "loading"))
+    busy = {device for each in others for device in each.claims}
     for device in worker.claims:
         if device in state.free and device not in busy:
             state.base[device] = state.free[device]
 
 
 def scale_down(turn: Turn, model: Model) -> None:
-    """Let the surplus go: idle ones first, then those that came last."""
+    """Let the surplus go: those that do not run first, then idle ones, then those that came last."""
     newest_first = living(turn.state, model)[::-1]
     surplus = max(0, len(newest_first) - model.target)
-    for worker in sorted(newest_first, key=lambda each: not each.idle)[:surplus]:
+    for worker in sorted(newest_first, key=lambda each: (each.state in _COMING, not each.idle))[:surplus]:
         drain(turn, worker, "remove", by=float("inf"))
 
 
@@ -347,6 +348,7 @@ def stop(turn: Turn, worker: Worker, *, grace_s: float | None = None) -> None:
 def remove(turn: Turn, worker: Worker) -> None:
     """Forget the worker."""
     del turn.state.workers[worker.name]
+    turn.state.local.pop(worker.name, None)
     for lease in worker.leases:
         turn.state.leases.pop(lease, None)
     for name in worker.models:

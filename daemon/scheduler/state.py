@@ -102,6 +102,8 @@ class State(msgspec.Struct):
     config: Config = msgspec.field(default_factory=Config)
     models: dict[str, Model] = msgspec.field(default_factory=dict)
     workers: dict[str, Worker] = msgspec.field(default_factory=dict)
+    local: dict[str, None] = msgspec.field(default_factory=dict)
+    """Workers that were started here: few, however many there are elsewhere."""
     queued: dict[int, str] = msgspec.field(default_factory=dict)
     """Waiting request to its model."""
     leases: dict[int, str] = msgspec.field(default_factory=dict)
@@ -121,6 +123,9 @@ class State(msgspec.Struct):
     armed: dict[tuple[str, str], float] = msgspec.field(default_factory=dict)
     wake: float = float("inf")
     rng: random.Random = msgspec.field(default_factory=lambda: random.Random(0))
+
+    def local_workers(self) -> list[Worker]:
+        return [self.workers[name] for name in self.local]
 
     def worker_models(self, worker: Worker) -> list[Model]:
         return [self.models[name] for name in worker.models if name in self.models]

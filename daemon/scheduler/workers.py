@@ -11,6 +11,7 @@ from daemon.scheduler.loading import (
     drain,
     ensure,
     failure_message,
+    living,
     place,
     remove,
     respawn,
@@ -118,11 +119,19 @@ def exited(turn: Turn, event: e.WorkerExited) -> None:
             remove(turn, worker)
     elif worker.state == "stopping" and worker.after == "restart":
         respawn(turn, worker)
+    elif _is_surplus(turn, worker):
+        remove(turn, worker)
     else:
         _died(turn, worker, event)
     for model in models:
         ensure(turn, model)
     place(turn)
+
+
+def _is_surplus(turn: Turn, worker: Worker) -> bool:
+    """A replica that died when fewer were wanted already need not come back."""
+    model = turn.state.models.get(worker.models[0])
+    return model is not None and len(living(turn.state, model)) > max(1, model.target)
 
 
 def _died(turn: Turn, worker: Worker, event: e.WorkerExited) -> None:
@@ -194,9 +203,8 @@ def _make_all_room(turn: Turn, worker: Worker) -> bool:
     devices = set(worker.claims)
     idle = [
         other
-        for other in turn.state.workers.values()
+        for other in turn.state.local_workers()
         if other is not worker
-        and other.local
         and devices & set(other.claims)
         and other.state == "ready"
         and other.idle

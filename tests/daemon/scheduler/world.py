@@ -20,6 +20,7 @@ class World:
     ) -> None:
         self.config = config or Config()
         self.state = State(config=self.config)
+        self.replicated = bool(replicas)
         self.now = 0.0
         self.wake = float("inf")
         self.estimates = models or {"a": 30, "b": 40, "c": 60}
@@ -164,7 +165,10 @@ class World:
         elif isinstance(effect, e.Spawn):
             assert effect.worker not in self.processes, "started twice"
             twins = [worker for worker in self.processes if self.models[worker] == effect.model]
-            assert len(twins) < max(1, state.models[effect.model].target), "loaded too often"
+            target = state.models[effect.model].target
+            if self.replicated:  # a replica that is leaving is none any more
+                twins = [worker for worker in twins if state.workers[worker].after != "remove"]
+            assert len(twins) < max(1, target), "loaded too often"
             assert not state.stopping
             self.processes[effect.worker] = "starting"
             self.models[effect.worker] = effect.model
