@@ -14,6 +14,7 @@ from typing import IO, Protocol
 from daemon.supervisor.launch import LaunchSpec, Place, worker_command, worker_environment
 from daemon.supervisor.logs import open_log, shorten, tail
 from daemon.supervisor.process import Process, Spawn
+from fcd.errors import EXIT_USAGE
 from fcd.paths import Paths
 from fcd.wire.admin import Progress, WorkerEvent
 
@@ -127,7 +128,8 @@ class LocalWorker:
         if self._stop_grace is None:
             log.warning("worker %s is gone: %s", self.name, reason, extra={"log": str(self.log_path)})
         memory = any(sign in f"{self.error} {words}".lower() for sign in ("out of memory", "cannot allocate memory"))
-        self._on_exit(reason, bool(self.error), memory)
+        # A command line that is refused once is refused each time.
+        self._on_exit(reason, bool(self.error) or code == EXIT_USAGE, memory)
 
     def _last_words(self) -> str:
         lines = [line.strip() for line in tail(self.log_path, 20) if line.strip()] if self.log_path else []

@@ -6,15 +6,19 @@ import asyncio
 import io
 import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import pytest
 import uvloop
 
-from daemon.supervisor.launch import LaunchSpec, model_flags, worker_command, worker_environment, worker_name
-from daemon.supervisor.local import clear_sockets
+from daemon.supervisor.launch import LaunchSpec, Place, model_flags, worker_command, worker_environment, worker_name
+from daemon.supervisor.local import LocalWorker, clear_sockets
 from daemon.supervisor.logs import KEPT, log_files, open_log, shorten, tail
 from daemon.supervisor.process import Process, spawn
+from fcd.errors import EXIT_USAGE
+from fcd.paths import resolve_paths
 from fcd.wire.admin import ModelOptions, WorkerEvent
 from tests.daemon.controller.harness import is_running, until
 
@@ -87,7 +91,9 @@ time.sleep(600)
 def test_its_stdin_ends_with_us(tmp_path: Path) -> None:
     code = f"""
 import asyncio, os, sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 sys.path.insert(0, {str(Path(__file__).parents[3])!r})
 from tests.daemon.supervisor.test_process import Child
 async def main():
@@ -171,3 +177,45 @@ def test_the_environment_keeps_secrets_to_the_worker_they_are_for() -> None:
     environment = worker_environment("secret", {"FCD_API_KEY": "k", "FCD_HOME": "/h", "FCD_JOIN_TOKEN": "old"})
     assert "FCD_API_KEY" not in environment
     assert (environment["FCD_JOIN_TOKEN"], environment["FCD_HOME"]) == ("secret", "/h")
+
+
+class _NoTokens:
+    def issue_worker_token(self, name: str) -> str:
+        return "token"
+
+    def withdraw_worker_token(self, token: str) -> None:
+        return None
+
+
+@pytest.mark.parametrize(("code", "fatal"), [(EXIT_USAGE, True), (1, False), (-9, False)])
+def test_a_command_line_that_is_refused_is_not_tried_again(code: int, fatal: bool, tmp_path: Path) -> None:
+    paths = resolve_paths({"FCD_HOME": str(tmp_path)})
+    paths.create()
+    exits: list[tuple[str, bool, bool]] = []
+
+    async def spawn_ending(
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        log: IO[bytes],
+        on_event: Callable[[WorkerEvent], None],
+        on_exit: Callable[[int], None],
+    ) -> Process:
+        ending = [sys.executable, "-S", "-c", f"import os; {_end(code)}"]
+        return await spawn(ending, env=env, cwd=cwd, log=log, on_event=on_event, on_exit=on_exit)
+
+    async def main() -> None:
+        worker = LocalWorker(
+            "a", LaunchSpec("a", "/x/a", ("a",)), place=Place(), paths=paths, tokens=_NoTokens(), use_sockets=False,
+            on_progress=lambda: None, on_exit=lambda *how: exits.append(how),
+        )  # fmt: skip
+        await worker.start(spawn_ending, "http://127.0.0.1:1")
+        await until(lambda: bool(exits))
+
+    asyncio.run(main())
+    assert exits[0][1] is fatal
+
+
+def _end(code: int) -> str:
+    return f"os._exit({code})" if code >= 0 else f"os.kill(os.getpid(), {-code})"
