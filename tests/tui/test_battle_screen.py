@@ -267,3 +267,24 @@ def test_commands_reach_the_votes() -> None:
         await wait_until(pilot, lambda: ("vote", "both_bad") in daemon.arena.calls)
 
     play(scene)
+
+
+def test_zoom_shows_one_answer_and_the_way_to_the_other() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: BattleScreen, pilot: Pilot[None]) -> None:
+        await ask(daemon, screen, pilot)
+        daemon.arena.write("a", "left one")
+        daemon.arena.write("b", "right one")
+        daemon.arena.done()
+        await wait_until(pilot, lambda: screen.focused is screen.bar)
+        await pilot.press("m")
+        await wait_until(pilot, lambda: "right one" not in everything(app) and "tab: Model B" in everything(app))
+        await pilot.press("tab")
+        await wait_until(pilot, lambda: "right one" in everything(app))
+        head = everything(app).splitlines()[1].rstrip()
+        assert head.startswith(" Model B")
+        assert head.endswith("done")
+        assert len(head) > 100
+        await pilot.press("m")
+        await wait_until(pilot, lambda: "left one" in everything(app) and "right one" in everything(app))
+
+    play(scene)

@@ -299,8 +299,14 @@ class BattleScreen(BattleActions, Screen[None]):
     def _tick(self) -> None:
         if self.battle.phase == "voted" and not self._calling and self.undo_s <= _EARLY_S:
             self.show_names()
-        if self.is_current:
+        if self.is_current and (self.busy or self.battle.phase == "voted"):
             self.draw()
+
+    def on_resize(self) -> None:
+        self.draw()
+
+    def on_screen_resume(self) -> None:
+        self.draw()
 
     def draw(self) -> None:
         """Draw what changed."""

@@ -177,6 +177,7 @@ class BattleActions(_Base):
 
     def action_zoom(self) -> None:
         self._me.toggle_class("-zoom")
+        self._me.draw()
 
     @property
     def single(self) -> bool:

@@ -74,6 +74,7 @@ class Pane(Vertical):
         self._glyphs = glyphs
         self._shaded = shaded
         self._said: list[Said] = []
+        self._words = ("", "", "")
 
     def compose(self) -> ComposeResult:
         yield Static("", classes="pane-head")
@@ -87,8 +88,12 @@ class Pane(Vertical):
     def on_mount(self) -> None:
         self.scroller.anchor()
 
+    def on_resize(self) -> None:
+        self.head(*self._words)
+
     def head(self, name: str, right: str, other: str = "") -> None:
         """The line on top; `other` is how to come to the side that is not on the screen."""
+        self._words = name, right, other
         hidden = f"   {other}" if other else ""
         space = max(1, self.size.width - len(name) - len(hidden) - len(right) - 2)
         self.query_one(".pane-head", Static).update(
