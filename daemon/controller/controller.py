@@ -17,7 +17,7 @@ from daemon.controller.fastchat import FastChatView
 from daemon.controller.heads import Heads
 from daemon.controller.hub import Hub
 from daemon.controller.join import Join
-from daemon.controller.loads import follow_load
+from daemon.controller.loads import already, follow_load, served_elsewhere
 from daemon.controller.models import Models, asks_for_nothing_special, same_launch, unique_name
 from daemon.controller.reconfigure import Reconfigure
 from daemon.controller.registry import Registry
@@ -238,7 +238,15 @@ class Controller:
         Raises:
             ApiError: before the first event, when the name means nothing.
         """
-        spec = await self._known(request.model, owner=True, options=request.options)
+        try:
+            spec = await self._known(request.model, owner=True, options=request.options)
+        except ApiError as error:
+            served = (
+                served_elsewhere(self, self._aliases.get(request.model, request.model)) if error.status == 404 else None
+            )
+            if served is None:
+                raise
+            return already(served)
         return follow_load(self, spec, request, self._context.settings.daemon.sse_comment_s)
 
     def begin_load(self, spec: LaunchSpec, request: LoadRequest) -> None:

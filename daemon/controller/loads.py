@@ -38,6 +38,22 @@ async def follow_load(
                 return
 
 
+def served_elsewhere(controller: Controller, name: str) -> LoadEvent | None:
+    """The `ready` event of a model that only workers elsewhere bring: nothing of that name can be started here."""
+    state = controller.supervisor.state
+    model = state.models.get(name)
+    for each in model.workers if model is not None else ():
+        info = controller.worker(each)
+        if info is not None and not info.local and state.workers[each].healthy:
+            return LoadEvent("ready", name, worker=info)
+    return None
+
+
+async def already(event: LoadEvent) -> AsyncGenerator[LoadEvent | None, None]:
+    """A load that had nothing to do."""
+    yield event
+
+
 def load_status(controller: Controller, spec: LaunchSpec) -> LoadEvent:
     """How far a load is now."""
     supervisor = controller.supervisor

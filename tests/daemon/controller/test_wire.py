@@ -13,6 +13,7 @@ import pytest
 from daemon.scheduler import Config
 from fcd.errors import ApiError
 from fcd.settings import ModelSettings, Settings
+from fcd.wire.admin import LoadRequest
 from tests.daemon.controller.foreign import foreign
 from tests.daemon.controller.harness import Daemon, FakeSpawn, running, state_of, until
 
@@ -79,6 +80,8 @@ def test_a_worker_of_fcd_elsewhere_is_spoken_to_as_openai(tmp_path: Path) -> Non
             lease.release()
             (info,) = daemon.controller.workers()
             assert (info.local, info.engine, info.state) == (False, "vllm", "ready")
+            events = [event async for event in await daemon.controller.load(LoadRequest("far"))]
+            assert [(event.type, event.model) for event in events if event] == [("ready", "far")], "it is up already"
             assert "/base/health" in worker.asked
 
     asyncio.run(main())
