@@ -101,7 +101,8 @@ def test_requests_that_arrive_together_share_one_prefill() -> None:
     async def test(engine: Engine) -> None:
         prompts = [[*system, 20 + i] for i in range(6)]
         answers = await asyncio.gather(*(ask(engine, ids, max_tokens=4) for ids in prompts))
-        assert sum(a.deltas[0].cached_tokens >= len(system) - 1 for a in answers) == 5
+        # One that arrives when more than half is computed takes what is there instead of waiting for the rest.
+        assert sum(a.deltas[0].cached_tokens >= len(system) // 2 for a in answers) == 5
         for ids, answer in zip(prompts, answers, strict=True):
             assert answer.ids == reference("llama", ids, 4)
 
