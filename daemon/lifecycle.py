@@ -137,6 +137,8 @@ class Server:
         self._server: Any = None
 
     async def start(self) -> None:
+        # Sanic's advice to its developers on a terminal; a person who runs fcd can do nothing with it.
+        os.environ.setdefault("SANIC_IGNORE_PRODUCTION_WARNING", "1")
         self._server = await self.app.create_server(
             sock=self._listener,
             protocol=DaemonProtocol,
