@@ -32,7 +32,11 @@ def add_arguments(parser: Parser) -> None:
 
 async def _create(args: argparse.Namespace) -> int:
     made = await create("key", name=args.name, scope=args.scope, ttl_s=ttl_seconds(args.ttl))
-    return print_created(made, as_json=args.json, advice="Send it as 'Authorization: Bearer KEY'.")
+    advice = (
+        "Send it as 'Authorization: Bearer KEY'. From now on the OpenAI routes need a key, on this machine too;\n"
+        "fcd's own commands here go on without one."
+    )
+    return print_created(made, as_json=args.json, advice=advice)
 
 
 async def _list(args: argparse.Namespace) -> int:
