@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -125,6 +125,9 @@ async def running(
         server.close()  # type: ignore[no-untyped-call]
         await server.wait_closed()  # type: ignore[no-untyped-call]
         await store.close()
+        if paths.sockets != paths.runtime:
+            with suppress(OSError):
+                paths.sockets.rmdir()
         for pid in fake.pids:
             assert not is_running(pid), f"process {pid} was left behind"
 
