@@ -53,7 +53,7 @@ def test_battle_vote_and_board(own_daemon: Home) -> None:
         terminal.close()
 
 
-def test_early_vote_stops_both_and_counts(shared_daemon: Home) -> None:
+def test_vote_as_soon_as_something_is_said_counts_at_once(shared_daemon: Home) -> None:
     terminal = Terminal(shared_daemon, "tui", size=(80, 24))
     try:
         terminal.wait("● daemon", within=60)
@@ -61,7 +61,7 @@ def test_early_vote_stops_both_and_counts(shared_daemon: Home) -> None:
         terminal.wait("Ask both")
         terminal.type("Count to one hundred")
         terminal.type(ENTER)
-        terminal.wait(lambda text: "1, 2, 3" in text and "writing" in text, within=120)
+        terminal.wait("1, 2, 3", within=120)
         terminal.type(LEFT)
         terminal.wait("Your vote: A is better")
         terminal.type("r")
