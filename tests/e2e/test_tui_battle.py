@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -15,7 +16,9 @@ WIDE = (120, 36)
 
 
 def names_in(text: str) -> bool:
-    return "guide" in text
+    """Whether the interface itself names a model; what the answers say is the daemon's to cover."""
+    lines = text.splitlines()
+    return any("guide" in line for line in [*lines[:2], *lines[-7:]])
 
 
 def test_battle_vote_and_board(own_daemon: Home) -> None:
@@ -61,7 +64,7 @@ def test_vote_as_soon_as_something_is_said_counts_at_once(shared_daemon: Home) -
         terminal.wait("Ask both")
         terminal.type("Count to one hundred")
         terminal.type(ENTER)
-        terminal.wait("1, 2, 3", within=120)
+        terminal.wait(lambda text: re.search(r"writing|done", text.splitlines()[1]), within=120)
         terminal.type(LEFT)
         terminal.wait("Your vote: A is better")
         terminal.type("r")
