@@ -288,3 +288,14 @@ def test_zoom_shows_one_answer_and_the_way_to_the_other() -> None:
         await wait_until(pilot, lambda: "left one" in everything(app) and "right one" in everything(app))
 
     play(scene)
+
+
+def test_covered_names_are_ascii_where_all_is() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: BattleScreen, pilot: Pilot[None]) -> None:
+        await ask(daemon, screen, pilot)
+        daemon.arena.write("a", "I am \u2588\u2588\u2588\u2588\u2588.")
+        daemon.arena.done()
+        await wait_until(pilot, lambda: "I am #####." in everything(app) and not screen.busy)
+        assert everything(app).isascii()
+
+    play(scene, ascii_only=True)

@@ -14,6 +14,9 @@ from tui.glyphs import Glyphs
 from tui.widgets.body import Body
 from tui.widgets.uniform import Uniform
 
+_MASK = "█"
+"""What the daemon covers models' names with."""
+
 
 class Said(Uniform):
     """A question and this side's answer."""
@@ -25,6 +28,7 @@ class Said(Uniform):
         self._asked = Body(glyphs, classes="text", shaded=shaded)
         self._body = Body(glyphs, classes="text", shaded=shaded)
         self._notice = Static("", classes="notice", markup=False)
+        self._ascii = glyphs.ascii
         self._shown = ""
         self._finished = False
         self._ready = False
@@ -48,13 +52,14 @@ class Said(Uniform):
         if not self._ready:
             return
         over = answer.state in ("done", "stopped", "failed")
-        if not answer.text.startswith(self._shown) or (self._finished and answer.text != self._shown):
+        text = answer.text.replace(_MASK, "#") if self._ascii else answer.text
+        if not text.startswith(self._shown) or (self._finished and text != self._shown):
             self._shown, self._finished = "", False
             self._body.show("")
-        if len(answer.text) > len(self._shown):
+        if len(text) > len(self._shown):
             self._body.display = True
-            self._body.feed(answer.text[len(self._shown) :])
-            self._shown = answer.text
+            self._body.feed(text[len(self._shown) :])
+            self._shown = text
         if over and not self._finished:
             self._finished = True
             self._body.finish()
