@@ -44,7 +44,9 @@ class Home:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("FCD_")}
+        # A terminal's size is its own: COLUMNS and LINES would speak over it.
+        foreign = ("FCD_", "COLUMNS", "LINES")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         self.environ = {
             **kept,
             "FCD_HOME": str(folder),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import httpx2 as httpx
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from daemon.openapi import document
-from tests.e2e.harness import Home
+from tests.e2e.harness import Home, running_daemon
 
 schemathesis = pytest.importorskip("schemathesis")
 
@@ -20,14 +21,21 @@ ENDLESS = ("/api/events", "/api/battles/{id}/events")
 OUTWARD = ("/api/heads", "/api/heads/leave", "/api/workers/attach", "/register_worker", "/refresh_all_workers")
 """They call addresses that the request names; their own tests give them some."""
 
+@pytest.fixture(scope="module")
+def described_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """A daemon of its own: the requests make keys, after which nobody else could ask it without one."""
+    with running_daemon(tmp_path_factory.mktemp("home")) as home:
+        yield home
+
+
 schema = schemathesis.openapi.from_dict(document()).exclude(path=[*ENDLESS, *OUTWARD])
 
 
-def test_it_is_served_and_is_openapi(shared_daemon: Home) -> None:
-    described = httpx.get(f"{shared_daemon.url}/openapi.json").json()
+def test_it_is_served_and_is_openapi(described_daemon: Home) -> None:
+    described = httpx.get(f"{described_daemon.url}/openapi.json").json()
     assert described["openapi"].startswith("3.1")
-    assert described["servers"] == [{"url": shared_daemon.url}]
-    page = httpx.get(f"{shared_daemon.url}/docs")
+    assert described["servers"] == [{"url": described_daemon.url}]
+    page = httpx.get(f"{described_daemon.url}/docs")
     assert page.headers["content-type"].startswith("text/html")
     assert "<script" not in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]
@@ -37,13 +45,13 @@ def test_it_is_served_and_is_openapi(shared_daemon: Home) -> None:
 
 @schema.parametrize()
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
-def test_no_500_and_no_surprise(case: Any, shared_daemon: Home) -> None:
+def test_no_500_and_no_surprise(case: Any, described_daemon: Home) -> None:
     shorten(case)
-    token = (shared_daemon.folder / "runtime" / "admin.token").read_text()
+    token = (described_daemon.folder / "runtime" / "admin.token").read_text()
     headers = {"Authorization": f"Bearer {token}"}
     if case.method == "POST":
         headers["Content-Type"] = "application/json"
-    answer = case.call(base_url=shared_daemon.url, headers=headers, timeout=60)
+    answer = case.call(base_url=described_daemon.url, headers=headers, timeout=60)
     documented = set(case.operation.definition.raw["responses"])
     if case.method != case.operation.method.upper():
         documented = {"405", "400"}
