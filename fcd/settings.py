@@ -171,6 +171,8 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True):
     """The longest answer to a request that sets no limit."""
     stop: list[str] = []
     """Texts that end an answer."""
+    adapters: dict[str, str] = {}
+    """LoRA adapters over this model, each a model of its own for requests: name -> folder, in PEFT's layout."""
 
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True):

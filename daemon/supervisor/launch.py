@@ -102,6 +102,8 @@ def model_flags(options: ModelOptions) -> list[str]:
     flags = [part for flag, value in values.items() if value for part in (flag, value)]
     if options.quantization:
         flags.append(f"--load-{options.quantization}")
+    for name, path in options.lora_modules.items():
+        flags += ["--lora-modules", f"{name}={path}"]
     return flags
 
 

@@ -121,6 +121,7 @@ def _from_config(name: str, model: ModelSettings, options: ModelOptions) -> Refe
         revision=options.revision or model.revision,
         conv_template=model.conv_template,
         keep_alive=model.keep_alive,
+        lora_modules={adapter: str(Path(where).expanduser().absolute()) for adapter, where in model.adapters.items()},
     )
     shown = f"{name}@{options.quantization}" if options.quantization else name
     where = model.path or name

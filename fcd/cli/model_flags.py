@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from fcd.errors import UsageError
 
 if TYPE_CHECKING:
     from fcd.wire.admin import ModelOptions
+
+_NEXT_ADAPTER = re.compile(r",(?=[^,=/]+=)")
 
 
 def add_model_name(parser: Parser) -> None:
@@ -40,6 +43,13 @@ def add_model_flags(parser: Parser) -> None:
     group.add_argument("--revision", default="", metavar="REV", help="a branch, tag or commit of the repo")
     group.add_argument(
         "--conv-template", default="", metavar="NAME", help="a named template, for models that bring none"
+    )
+    group.add_argument(
+        "--lora-modules",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="a LoRA adapter over the model, which requests call NAME: its folder; may be repeated",
     )
     group.add_argument("--keep-alive", default="", metavar="5m", help="how long it stays loaded unused; -1 is for ever")
 
@@ -80,7 +90,27 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
         revision=args.revision,
         conv_template=args.conv_template,
         keep_alive=args.keep_alive,
+        lora_modules=lora_modules(args.lora_modules),
     )
+
+
+def lora_modules(words: list[str]) -> dict[str, str]:
+    """`--lora-modules` as names to folders. Several may stand in one word, with commas between: a comma that is not
+    followed by another NAME= belongs to the path.
+
+    Raises:
+        UsageError: a word is no NAME=PATH, or a name stands twice.
+    """
+    modules: dict[str, str] = {}
+    for word in words:
+        for part in _NEXT_ADAPTER.split(word):
+            name, equals, path = (piece.strip() for piece in part.partition("="))
+            if not (name and equals and path):
+                raise UsageError(f"--lora-modules {part}: write NAME=PATH, such as pirate=./pirate-lora.")
+            if name in modules:
+                raise UsageError(f"--lora-modules: the name '{name}' stands twice.")
+            modules[name] = str(Path(path).expanduser().absolute())
+    return modules
 
 
 def chosen_model(args: argparse.Namespace) -> str:

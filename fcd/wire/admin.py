@@ -34,6 +34,8 @@ class ModelOptions(msgspec.Struct, omit_defaults=True):
     model_names: list[str] = []
     keep_alive: str = ""
     """`5m`, seconds, `-1` for ever, `0` unload when idle."""
+    lora_modules: dict[str, str] = {}
+    """LoRA adapters over the model: the name that requests call each by -> its folder, in PEFT's layout."""
 
 
 class LoadRequest(msgspec.Struct, omit_defaults=True):
