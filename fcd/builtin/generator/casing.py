@@ -79,4 +79,4 @@ def make(ctx: Context) -> list[Turn]:
     return [Turn(question, letters(result), exactly(result))]
 
 
-SKILLS: Final = (Skill("upper and lower case", make, (UPPER, LOWER, TITLE), weight=4.0, has_values=True),)
+SKILLS: Final = (Skill("upper and lower case", make, (UPPER, LOWER, TITLE), weight=6.0, has_values=True),)

@@ -395,4 +395,4 @@ def make(ctx: Context) -> list[Turn]:
     return [Turn(question, ctx.rng.choice(talk.replies), says_any(talk.needs))]
 
 
-SKILLS: Final = (Skill("small talk", make, tuple(talk.phrasings for talk in TALK.values()), weight=4.0),)
+SKILLS: Final = (Skill("small talk", make, tuple(talk.phrasings for talk in TALK.values()), weight=5.0),)

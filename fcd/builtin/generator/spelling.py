@@ -179,7 +179,7 @@ def make_length(ctx: Context) -> list[Turn]:
 
 
 def make_occurs(ctx: Context) -> list[Turn]:
-    """How often a letter is in a word."""
+    """How often a letter is in a word; the answer begins with the letter, so that what is looked for stands near."""
     word = ctx.word(3, 10, "occurs")
     letter = ctx.rng.choice(word) if ctx.rng.random() < 0.85 else ctx.rng.choice("aeiorstln")
     seen = 0
@@ -187,7 +187,7 @@ def make_occurs(ctx: Context) -> list[Turn]:
     for character in word:
         seen += character == letter
         marks.append(f"{character}{seen}" if character == letter else character)
-    answer = letters(" ".join(marks)) + f": {letter} appears {seen} time{'' if seen == 1 else 's'}"
+    answer = f"{letters(letter)} in {letters(' '.join(marks))}: {letter} appears {seen} time{'' if seen == 1 else 's'}"
     return [Turn(_ask(OCCURS, word, ctx, letter), answer, last_number(seen))]
 
 
@@ -203,9 +203,9 @@ def make_ends(ctx: Context) -> list[Turn]:
 
 
 SKILLS: Final = (
-    Skill("spelling", make_spell, (SPELL,), weight=3.0, has_values=True),
+    Skill("spelling", make_spell, (SPELL,), weight=4.0, has_values=True),
     Skill("reversing a word", make_reverse, (REVERSE,), weight=3.0, has_values=True),
     Skill("counting letters", make_length, (LENGTH,), weight=1.5, has_values=True),
-    Skill("letter in a word", make_occurs, (OCCURS,), weight=1.5, has_values=True),
+    Skill("letter in a word", make_occurs, (OCCURS,), weight=3.0, has_values=True),
     Skill("first and last letter", make_ends, (FIRST, LAST), weight=1.5, has_values=True),
 )
