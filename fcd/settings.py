@@ -128,6 +128,25 @@ class ArenaSettings(msgspec.Struct, forbid_unknown_fields=True):
     """What `anchor` is rated."""
 
 
+class VllmSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """vLLM, which lives in an environment of its own; with nothing set, that of `fcd engine install vllm`."""
+
+    python: str = ""
+    """The interpreter of an environment that has vLLM."""
+    command: str = ""
+    """What `serve MODEL ...` is added to, such as `vllm` or `docker run ... vllm`; goes before `python`."""
+    env: dict[str, str] = {}
+    """Environment variables for it."""
+    sleep_ttl: str = "30m"
+    """How long a model that was put to sleep keeps its RAM before it is unloaded; `0` lets no model sleep."""
+
+
+class EnginesSettings(msgspec.Struct, forbid_unknown_fields=True):
+    """Engines that are programs with an environment of their own."""
+
+    vllm: VllmSettings = msgspec.field(default_factory=VllmSettings)
+
+
 class ModelSettings(msgspec.Struct, forbid_unknown_fields=True):
     """One `[models.NAME]` table: a name of one's own for a model and how to load it."""
 
@@ -183,6 +202,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     chat: ChatSettings = msgspec.field(default_factory=ChatSettings)
     tui: TuiSettings = msgspec.field(default_factory=TuiSettings)
     arena: ArenaSettings = msgspec.field(default_factory=ArenaSettings)
+    engines: EnginesSettings = msgspec.field(default_factory=EnginesSettings)
     models: dict[str, ModelSettings] = {}
     aliases: dict[str, str] = {}
 
@@ -207,6 +227,7 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "chat": ChatSettings,
     "tui": TuiSettings,
     "arena": ArenaSettings,
+    "engines.vllm": VllmSettings,
 }
 """Tables with a fixed set of keys, each of which an environment variable can set."""
 
@@ -229,8 +250,8 @@ def load_settings(
     _apply_environment(tree, env)
     for name, value in (overrides or {}).items():
         if value is not None:
-            section, key = name.split(".", 1)
-            tree.setdefault(section, {})[key] = value
+            section, _, key = name.rpartition(".")
+            _made(tree, section)[key] = value
     return _convert(tree, str(config_file))
 
 
@@ -268,6 +289,7 @@ def read_config(config_file: Path) -> dict[str, Any]:
 def check_tree(tree: Mapping[str, Any], config_file: Path) -> None:
     """Refuse keys that nothing reads, naming the nearest that exists and the line."""
     _check_keys(tree, Settings, "", config_file)
+    _check_keys(_table(tree, "engines", config_file), EnginesSettings, "engines.", config_file)
     for section, struct in SECTIONS.items():
         _check_keys(_table(tree, section, config_file), struct, f"{section}.", config_file)
     for name, table in _table(tree, "models", config_file).items():
@@ -282,15 +304,15 @@ def write_setting(config_file: Path, name: str, value: str) -> Any:
     Comments in the file are not kept: TOML writers drop them, and `fcd config edit` keeps them.
     """
     tree = read_config(config_file)
-    section, _, key = name.partition(".")
+    section, _, key = name.rpartition(".")
     if section not in SECTIONS or not key:
         raise ConfigError(f"There is no setting '{name}'.{_nearest(name, setting_names())}")
     _check_keys({key: None}, SECTIONS[section], f"{section}.", config_file)
     parsed = _parse(SECTIONS[section], key, value, name)
     if parsed is None:
-        tree.get(section, {}).pop(key, None)
+        _made(tree, section).pop(key, None)
     else:
-        tree.setdefault(section, {})[key] = msgspec.to_builtins(parsed)
+        _made(tree, section)[key] = msgspec.to_builtins(parsed)
     check_tree(tree, config_file)
     _convert(tree, str(config_file))
     config_file.parent.mkdir(parents=True, exist_ok=True)
@@ -331,8 +353,10 @@ def get_setting(settings: Settings, name: str) -> Any:
     """
     if name not in setting_names():
         raise ConfigError(f"There is no setting '{name}'.{_nearest(name, setting_names())}")
-    section, key = name.split(".", 1)
-    return getattr(getattr(settings, section), key)
+    value: Any = settings
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
 
 
 _HEADER = re.compile(r"^\s*\[+([^\]]+)\]")
@@ -410,10 +434,20 @@ def _check_model(where: str, name: str, model: ModelSettings) -> None:
 
 
 def _table(tree: Mapping[str, Any], section: str, config_file: Path) -> Mapping[str, Any]:
-    table = tree.get(section, {})
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{config_file}: {section} must be a table, like [{section}].")
+    table = tree
+    for part in section.split("."):
+        inner = table.get(part, {})
+        if not isinstance(inner, Mapping):
+            raise ConfigError(f"{config_file}: {section} must be a table, like [{section}].")
+        table = inner
     return table
+
+
+def _made(tree: dict[str, Any], section: str) -> dict[str, Any]:
+    """A section's table, made where it is missing."""
+    for part in section.split("."):
+        tree = tree.setdefault(part, {})
+    return tree
 
 
 def _check_keys(table: Mapping[str, Any], struct: type[msgspec.Struct], prefix: str, config_file: Path) -> None:
@@ -460,9 +494,9 @@ def _apply_environment(tree: dict[str, Any], env: Mapping[str, str]) -> None:
             values[full] = env[short]
     for section, struct in SECTIONS.items():
         for key in struct.__struct_fields__:
-            name = f"FCD_{section}_{key}".upper()
+            name = f"FCD_{section.replace('.', '_')}_{key}".upper()
             if name in values:
-                tree.setdefault(section, {})[key] = _parse(struct, key, values[name], name)
+                _made(tree, section)[key] = _parse(struct, key, values[name], name)
 
 
 def _parse(struct: type[msgspec.Struct], key: str, text: str, name: str) -> Any:
@@ -490,6 +524,10 @@ def _convert(tree: Mapping[str, Any], where: str) -> Settings:
     if not 0 <= settings.daemon.port <= 65535:
         raise ConfigError(f"{where}: daemon.port must be between 0 and 65535, not {settings.daemon.port}.")
     parse_duration(settings.daemon.keep_alive)
+    try:
+        parse_duration(settings.engines.vllm.sleep_ttl)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: engines.vllm.sleep_ttl: {error.message}") from error
     for name, model in settings.models.items():
         _check_model(where, name, model)
         if model.keep_alive:

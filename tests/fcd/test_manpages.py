@@ -24,7 +24,7 @@ def test_the_pages_are_current() -> None:
 def test_every_setting_is_on_its_page() -> None:
     page = manpages.pages()["fcd-config.5"]
     for name in settings.setting_names():
-        assert f"\\fB{name.partition('.')[2]}\\fR (" in page
+        assert f"\\fB{name.rpartition('.')[2]}\\fR (" in page
 
 
 def test_every_setting_says_what_it_is() -> None:
