@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from fcd.wire.devices import DeviceReading
+
 WorkerState = Literal["starting", "loading", "ready", "stopping", "stopped", "backoff", "failed", "lost"]
 
 
@@ -189,8 +191,10 @@ class LogLines(msgspec.Struct):
 class DaemonEvent(msgspec.Struct, omit_defaults=True):
     """One SSE event of GET /api/events; `event:` carries the same word as `type`."""
 
-    type: Literal["worker", "worker_gone", "models", "ready", "arena", "config"]
+    type: Literal["worker", "worker_gone", "models", "ready", "arena", "config", "devices"]
     worker: WorkerInfo | None = None
     name: str = ""
     message: str = ""
     """Of `config`: what became of a changed config.toml."""
+    devices: list[DeviceReading] = []
+    """Of `devices`: sent every two seconds to those who watch."""
