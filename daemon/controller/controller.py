@@ -19,6 +19,7 @@ from daemon.controller.hub import Hub
 from daemon.controller.join import Join
 from daemon.controller.loads import already, follow_load, served_elsewhere
 from daemon.controller.models import Models, asks_for_nothing_special, same_launch, unique_name
+from daemon.controller.oneoffs import OneOffs
 from daemon.controller.reconfigure import Reconfigure
 from daemon.controller.registry import Registry
 from daemon.controller.snapshot import worker_info
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fcd.controller")
 
 _GPU_REFRESH_S = 5.0
+_TIDY_S = 30.0
 _CHANGES_S = 0.2
 """Watchers hear of a worker's numbers at most this often; of its state, at once."""
 _MOST_SPECS = 1024
@@ -85,6 +87,7 @@ class Controller:
         self.heads = Heads(context, self)
         self.join = Join(self.supervisor, self.registry, self._is_reserved, self.heads.is_above)
         self._aliases: dict[str, str] = {}
+        self.one_offs = OneOffs(self.supervisor, self.catalog.is_listed, self._aliases)
         self.fastchat = FastChatView(
             self.supervisor,
             self.registry,
@@ -107,6 +110,7 @@ class Controller:
         await asyncio.gather(self._machine.refresh(), self.catalog.refresh())
         if self._machine.gpus:
             self._background.append(asyncio.get_running_loop().create_task(self._watch_gpus()))
+        self._background.append(asyncio.get_running_loop().create_task(self._tidy()))
         await self.attachments.start()
         await self.heads.start()
         preloads = [name for name, model in self._context.settings.models.items() if model.preload]
@@ -162,6 +166,11 @@ class Controller:
             await self._machine.refresh()
             self.supervisor.read_memory(force=True)
 
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(_TIDY_S)
+            self.one_offs.tidy()
+
     # Dispatch
 
     async def acquire(
@@ -184,14 +193,18 @@ class Controller:
         return await self.supervisor.acquire(name, exclude, seconds, begins)
 
     def models(self) -> list[ModelInfo]:
+        """What a request could name: what is listed anyway, and everything else for as long as it would be served."""
         listed = {info.name: info for info in self.catalog.listing()}
         for spec in self.supervisor.specs.values():
-            for name in spec.all_names:
-                listed.setdefault(
-                    name, ModelInfo(name, spec.source, path=spec.path, context_length=spec.context_length)
-                )
+            if self.one_offs.serves(spec):
+                for name in spec.all_names:
+                    listed.setdefault(
+                        name, ModelInfo(name, spec.source, path=spec.path, context_length=spec.context_length)
+                    )
         for worker in self.workers():
             for name in worker.models:
+                if name not in listed and worker.state in ("failed", "lost", "backoff"):
+                    continue
                 info = listed.setdefault(name, ModelInfo(name, "worker", context_length=worker.context_length))
                 if _RANK[worker.state] > _RANK.get(info.state, 0):
                     info.state = worker.state
@@ -270,6 +283,7 @@ class Controller:
         if known is None or not any(self.supervisor.state.workers[each].local for each in known.workers):
             raise ApiError(404, f"'{model}' is not loaded here. `fcd ps` lists what is.", code="not_loaded")
         self.supervisor.submit(e.UnloadRequested(known.name))
+        self.one_offs.leaves(known.name)
 
     def restart(self, name: str) -> None:
         """Raises ApiError: 404, or 409 for a worker that another machine started."""
@@ -283,7 +297,12 @@ class Controller:
         record = self.registry.get(name)
         if record is not None and record.attached:
             raise ApiError(409, f"'{name}' is attached: `fcd worker detach {name}` forgets it.", code="attached")
+        worker = self.supervisor.state.workers[name]
+        last = [model.name for model in self.supervisor.state.worker_models(worker) if len(model.workers) == 1]
         self.supervisor.submit(e.StopRequested(name))
+        if worker.local:
+            for model in last:
+                self.one_offs.leaves(model)
 
     async def log_lines(self, name: str, lines: int) -> list[str]:
         """The end of a worker's newest log, also of one that is gone. Raises ApiError 404."""
@@ -349,13 +368,16 @@ class Controller:
             spec = unique_name(spec, lambda name: self._is_taken_for(spec, name))
         if len(self.supervisor.specs) >= _MOST_SPECS:
             raise ApiError(429, f"{_MOST_SPECS} models are known here, as many as may be.", code="overloaded")
+        self._enter(spec)
+        return self._remember(asked, spec, plain)
+
+    def _enter(self, spec: LaunchSpec) -> None:
         self.supervisor.specs[spec.name] = spec
         for name in spec.names:
             self._aliases[name] = spec.name
         keep_alive = self.catalog.keep_alive(spec.options.keep_alive)
         declared = e.ModelDeclared(spec.name, worker_name(spec.name), keep_alive, spec.needs, spec.replicas)
         self.supervisor.submit(declared)
-        return self._remember(asked, spec, plain)
 
     def _remember(self, asked: str, spec: LaunchSpec, plain: bool) -> LaunchSpec:
         """An alias need not be looked up again. Paths are: they mean something to the machine's owner alone."""
@@ -382,6 +404,9 @@ class Controller:
 
     def _load(self, spec: LaunchSpec, options: ModelOptions | None, replicas: int = 0) -> None:
         keep_alive = options.keep_alive if options is not None else ""
+        if spec.name not in self.supervisor.specs:
+            self._enter(spec)  # it was unloaded, and forgotten, while somebody was about to load it
+        self.one_offs.wanted(spec.name)
         self.supervisor.refusals.pop(spec.name, None)
         self.supervisor.read_memory()
         seconds = self.catalog.keep_alive(keep_alive) if keep_alive else None
@@ -399,6 +424,9 @@ class Controller:
         state = f"{worker.state} {worker.healthy}"
         if self._shown.get(name) != state:
             self._shown[name] = state
+            if worker.local and worker.serving:
+                for model in worker.models:
+                    self.one_offs.works(model)
             self._publish(name)
             self.hub.publish(DaemonEvent("models"))
             return
@@ -420,6 +448,7 @@ class Controller:
     def _gone(self, name: str) -> None:
         self._shown.pop(name, None)
         self._dirty.discard(name)
+        self.one_offs.gone()
         self.hub.publish(DaemonEvent("worker_gone", name=name))
         self.hub.publish(DaemonEvent("models"))
 

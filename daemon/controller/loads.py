@@ -57,8 +57,9 @@ async def already(event: LoadEvent) -> AsyncGenerator[LoadEvent | None, None]:
 def load_status(controller: Controller, spec: LaunchSpec) -> LoadEvent:
     """How far a load is now."""
     supervisor = controller.supervisor
-    model = supervisor.state.models[spec.name]
-    infos = [info for name in model.workers if (info := controller.worker(name)) is not None]
+    model = supervisor.state.models.get(spec.name)
+    names = model.workers if model is not None else ()
+    infos = [info for name in names if (info := controller.worker(name)) is not None]
     ready = next((info for info in infos if supervisor.state.workers[info.name].healthy), None)
     if ready is not None:
         return LoadEvent("ready", spec.name, worker=ready)

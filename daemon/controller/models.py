@@ -96,6 +96,10 @@ class Models:
 
     # Listing
 
+    def is_listed(self, name: str) -> bool:
+        """Whether it is built in, configured or downloaded."""
+        return any(model.name == name for model in self._listing)
+
     def listing(self) -> list[ModelInfo]:
         """The models of this machine, as last looked up; looks again in the background when that was a while ago."""
         if time.monotonic() - self._listed_at > _LISTING_FRESH_S and self._refreshing is None:

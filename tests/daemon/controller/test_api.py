@@ -234,3 +234,87 @@ def test_a_body_that_cannot_be_used_is_400(tmp_path: Path) -> None:
             assert answer.json()["error"]["param"] == "keep_alive"
 
     asyncio.run(main())
+
+
+def test_a_one_off_is_listed_only_while_it_would_be_served(tmp_path: Path) -> None:
+    async def main() -> None:
+        home, one = tmp_path / "home", folder(tmp_path / "models" / "vicuna")
+        async with running(home) as daemon, client_of(daemon) as client:
+
+            async def listed() -> set[str]:
+                shown = await daemon.http.get("/v1/models")
+                names = {model["id"] for model in shown.json()["data"]}
+                assert names == {model.name for model in await client.models()}
+                return names
+
+            before = await listed()
+            assert (await load(client, str(one)))[-1].model == "vicuna"
+            assert await listed() == before | {"vicuna"}
+            await client.unload("vicuna")
+            await until(lambda: state_of(daemon, "vicuna") == "gone")
+            assert await listed() == before
+            with pytest.raises(ApiError) as failure:
+                await daemon.controller.acquire("vicuna")
+            assert failure.value.status == 404
+            assert (await load(client, str(one)))[-1].model == "vicuna", "its name is free again"
+            await client.stop_worker("vicuna")
+            await until(lambda: state_of(daemon, "vicuna") == "gone")
+            assert await listed() == before
+            assert "vicuna" not in daemon.controller.supervisor.specs
+
+    asyncio.run(main())
+
+
+def test_a_one_off_that_failed_is_shown_among_the_workers_alone_and_not_for_ever(tmp_path: Path) -> None:
+    async def main() -> None:
+        home, one = tmp_path / "home", folder(tmp_path / "models" / "vicuna")
+        async with running(home, spawn=FakeSpawn(FAKE_MODE="error")) as daemon, client_of(daemon) as client:
+            before = {model.name for model in await client.models()}
+            for clear in ("stop", "time"):
+                assert (await load(client, str(one)))[-1].type == "error"
+                (worker,) = await client.workers()
+                assert (worker.name, worker.state) == ("vicuna", "failed")
+                assert worker.error.startswith("The fake cannot load this.")
+                assert {model.name for model in await client.models()} == before
+                daemon.controller.one_offs.tidy()
+                assert state_of(daemon, "vicuna") == "failed", "its reason stays for a while"
+                if clear == "stop":
+                    await client.stop_worker("vicuna")
+                else:
+                    daemon.controller.one_offs.kept_s = 0.0
+                    daemon.controller.one_offs.tidy()
+                assert not await client.workers()
+                assert "vicuna" not in daemon.controller.supervisor.specs
+            daemon.spawn.environment["FAKE_MODE"] = ""
+            assert (await load(client, str(one)))[-1].type == "ready"
+
+    asyncio.run(main())
+
+
+def test_a_one_off_that_rests_is_still_served(tmp_path: Path) -> None:
+    async def main() -> None:
+        home, one = tmp_path / "home", folder(tmp_path / "models" / "vicuna")
+        async with running(home) as daemon, client_of(daemon) as client:
+            assert (await load(client, str(one), keep_alive="0"))[-1].model == "vicuna"
+            await until(lambda: state_of(daemon, "vicuna") == "gone")
+            assert "vicuna" in {model.name for model in await client.models()}
+            (await daemon.controller.acquire("vicuna")).release()
+            await until(lambda: state_of(daemon, "vicuna") == "gone")
+            daemon.controller.one_offs.kept_s = 0.0
+            daemon.controller.one_offs.tidy()
+            assert "vicuna" not in {model.name for model in await client.models()}
+
+    asyncio.run(main())
+
+
+def test_flags_of_a_load_end_with_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon, client_of(daemon) as client:
+            await load(client, "guide", dtype="float32")
+            (await daemon.controller.acquire("guide")).release()
+            await client.unload("guide")
+            await until(lambda: state_of(daemon) == "gone")
+            (await daemon.controller.acquire("guide")).release()
+            assert ["--dtype" in command for command in daemon.spawn.commands] == [True, False]
+
+    asyncio.run(main())
