@@ -356,6 +356,10 @@ class Controller:
         return self._declare(model, spec, plain=plain, named=bool(given.model_names))
 
     def _declare(self, asked: str, spec: LaunchSpec, *, plain: bool, named: bool) -> LaunchSpec:
+        # A folder's path says nothing of how it is to be loaded, so what is loaded of it will do. A name is exact.
+        running = self._running(spec) if plain and spec.source == "path" else None
+        if running is not None:
+            return running
         for known in self.supervisor.specs.values():
             if same_launch(known, spec) and (not named or known.all_names == spec.all_names):
                 return self._remember(asked, known, plain)
@@ -370,6 +374,17 @@ class Controller:
             raise ApiError(429, f"{_MOST_SPECS} models are known here, as many as may be.", code="overloaded")
         self._enter(spec)
         return self._remember(asked, spec, plain)
+
+    def _running(self, spec: LaunchSpec) -> LaunchSpec | None:
+        """What runs, or loads, of the same files here: as the spec says if possible."""
+        state, found = self.supervisor.state, []
+        for known in self.supervisor.specs.values():
+            model = state.models.get(known.name)
+            if known.target == spec.target and model is not None:
+                workers = (state.workers[name] for name in model.workers)
+                if any(each.local and each.state in ("starting", "loading", "ready") for each in workers):
+                    found.append(known)
+        return min(found, key=lambda known: not same_launch(known, spec), default=None)
 
     def _enter(self, spec: LaunchSpec) -> None:
         self.supervisor.specs[spec.name] = spec

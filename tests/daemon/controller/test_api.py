@@ -318,3 +318,27 @@ def test_flags_of_a_load_end_with_it(tmp_path: Path) -> None:
             assert ["--dtype" in command for command in daemon.spawn.commands] == [True, False]
 
     asyncio.run(main())
+
+
+def test_flags_are_honoured_and_a_path_without_flags_takes_what_is_loaded(tmp_path: Path) -> None:
+    async def main() -> None:
+        home, one = tmp_path / "home", str(folder(tmp_path / "models" / "vicuna"))
+        async with running(home) as daemon, client_of(daemon) as client:
+
+            async def name(**options: Any) -> str:
+                return (await load(client, one, **options))[-1].model
+
+            assert await name(quantization="8bit") == "vicuna@8bit"
+            assert await name() == "vicuna@8bit", "no flags: what is loaded"
+            assert await name(dtype="float32") == "vicuna"
+            assert await name(dtype="float32") == "vicuna"
+            assert await name(device="cpu") == "vicuna-2"
+            assert await name(quantization="8bit") == "vicuna@8bit"
+            assert len(daemon.spawn.pids) == 3
+            for loaded in ("vicuna@8bit", "vicuna", "vicuna-2"):
+                await client.unload(one)
+                await until(lambda loaded=loaded: state_of(daemon, loaded) == "gone")  # type: ignore[misc]
+            assert await name() == "vicuna"
+            assert "--dtype" not in daemon.spawn.commands[-1]
+
+    asyncio.run(main())
