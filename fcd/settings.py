@@ -161,6 +161,16 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True):
     max_gpu_memory: str = ""
     revision: str = ""
     conv_template: str = ""
+    tokenizer: str = ""
+    """A folder or repo whose tokenizer is taken instead of the model's own; for vLLM."""
+    quantize_with: str = ""
+    """vLLM's own name of a way to quantize, such as `awq` or `fp8`."""
+    max_model_len: int = 0
+    """The longest context that vLLM makes room for; 0 is the model's own."""
+    trust_remote_code: bool = False
+    """Let vLLM run the Python that the model's repo brings."""
+    engine_args: list[str] = []
+    """Words for vLLM's own command line, such as `["--enforce-eager"]`."""
     keep_alive: str = ""
     replicas: int = 1
     """How many workers it has while it is loaded, as far as memory allows."""
@@ -426,6 +436,9 @@ def _check_model(where: str, name: str, model: ModelSettings) -> None:
         if value is not None and not low <= value <= high:
             where = _place(where, f"models.{name}.{field}")
             raise ConfigError(f"{where}: models.{name}.{field} must be between {low} and {high}, not {value}.")
+    if model.max_model_len < 0:
+        where = _place(where, f"models.{name}.max_model_len")
+        raise ConfigError(f"{where}: models.{name}.max_model_len must not be negative.")
     if is_profile(model) and model.engine not in ("", "transformers"):
         raise ConfigError(
             f"{where}: models.{name} has defaults for requests, and the engine '{model.engine}' takes requests as they "

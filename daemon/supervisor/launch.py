@@ -98,13 +98,18 @@ def model_flags(options: ModelOptions) -> list[str]:
         "--max-gpu-memory": options.max_gpu_memory,
         "--revision": options.revision,
         "--conv-template": options.conv_template,
+        "--tokenizer": options.tokenizer,
+        "--quantization": options.quantize_with,
+        "--max-model-len": str(options.max_model_len or ""),
     }
     flags = [part for flag, value in values.items() if value for part in (flag, value)]
     if options.quantization:
         flags.append(f"--load-{options.quantization}")
     for name, path in options.lora_modules.items():
         flags += ["--lora-modules", f"{name}={path}"]
-    return flags
+    if options.trust_remote_code:
+        flags.append("--trust-remote-code")
+    return flags + (["--", *options.engine_args] if options.engine_args else [])
 
 
 def worker_environment(

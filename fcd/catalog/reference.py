@@ -120,6 +120,11 @@ def _from_config(name: str, model: ModelSettings, options: ModelOptions) -> Refe
         max_gpu_memory=model.max_gpu_memory,
         revision=options.revision or model.revision,
         conv_template=model.conv_template,
+        tokenizer=model.tokenizer,
+        quantize_with=model.quantize_with,
+        max_model_len=model.max_model_len,
+        trust_remote_code=model.trust_remote_code,
+        engine_args=list(model.engine_args),
         keep_alive=model.keep_alive,
         lora_modules={adapter: str(Path(where).expanduser().absolute()) for adapter, where in model.adapters.items()},
     )

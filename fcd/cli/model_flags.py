@@ -36,7 +36,14 @@ def add_model_flags(parser: Parser) -> None:
     group.add_argument(
         "--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="", help="type of the weights"
     )
-    group.add_argument("--num-gpus", type=positive, default=0, metavar="N", help="spread it over so many GPUs")
+    group.add_argument(
+        "--num-gpus",
+        "--tensor-parallel-size",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="spread it over so many GPUs",
+    )
     group.add_argument("--gpus", default="", metavar="0,1", help="use these GPUs only")
     group.add_argument("--max-gpu-memory", default="", metavar="8GiB", help="use at most this much of each GPU")
     group.add_argument("--engine", choices=("transformers", "vllm", "command"), default="", help="what runs it")
@@ -52,6 +59,17 @@ def add_model_flags(parser: Parser) -> None:
         help="a LoRA adapter over the model, which requests call NAME: its folder; may be repeated",
     )
     group.add_argument("--keep-alive", default="", metavar="5m", help="how long it stays loaded unused; -1 is for ever")
+    own = parser.add_argument_group("for --engine vllm", "What follows `--` goes to `vllm serve` as it is.")
+    own.add_argument("--tokenizer", default="", metavar="PATH_OR_REPO", help="the tokenizer, where the model has none")
+    own.add_argument(
+        "--quantization", dest="quantize_with", default="", metavar="METHOD", help="its own name of one: awq, fp8 ..."
+    )
+    own.add_argument(
+        "--max-model-len", type=positive, default=0, metavar="N", help="the longest context to make room for"
+    )
+    own.add_argument(
+        "--trust-remote-code", action="store_true", help="run the Python that the model's repo brings (default: never)"
+    )
 
 
 def model_options(args: argparse.Namespace) -> ModelOptions:
@@ -91,7 +109,18 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
         conv_template=args.conv_template,
         keep_alive=args.keep_alive,
         lora_modules=lora_modules(args.lora_modules),
+        tokenizer=_tokenizer(args.tokenizer),
+        quantize_with=args.quantize_with,
+        max_model_len=args.max_model_len,
+        trust_remote_code=args.trust_remote_code,
+        engine_args=list(getattr(args, "passthrough", [])),
     )
+
+
+def _tokenizer(name: str) -> str:
+    """A folder as an absolute path, since the daemon has another current folder; a repo as it is."""
+    folder = Path(name).expanduser()
+    return str(folder.absolute()) if name and folder.exists() else name
 
 
 def lora_modules(words: list[str]) -> dict[str, str]:

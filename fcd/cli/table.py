@@ -31,7 +31,7 @@ SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         (
             Entry("ls", "list the models that can be used", "fcd.cli.ls"),
             Entry("ps", "list what is running", "fcd.cli.ps"),
-            Entry("load", "load a model into the daemon", "fcd.cli.load", "MODEL"),
+            Entry("load", "load a model into the daemon", "fcd.cli.load", "MODEL", passthrough=True),
             Entry("unload", "unload a model", "fcd.cli.unload", "MODEL"),
             Entry("show", "say what a model is and what it needs", "fcd.cli.show", "MODEL"),
             Entry("pull", "download a model from the Hugging Face hub", "fcd.cli.pull", "REPO"),

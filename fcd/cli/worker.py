@@ -161,8 +161,6 @@ def read_run_options(args: argparse.Namespace, *, heartbeat_s: float, drain_s: f
     model = args.name or args.model_path
     if not model or (args.name and args.model_path):
         raise UsageError("fcd worker run needs one MODEL.", hint="Example: fcd worker run guide --no-register")
-    if args.passthrough:
-        raise UsageError("Words after `--` go to engines that are programs of their own; this one is not.")
     controllers = tuple(args.controller)
     if bool(controllers) == args.no_register:
         raise UsageError(

@@ -38,6 +38,16 @@ class ModelOptions(msgspec.Struct, omit_defaults=True):
     """`5m`, seconds, `-1` for ever, `0` unload when idle."""
     lora_modules: dict[str, str] = {}
     """LoRA adapters over the model: the name that requests call each by -> its folder, in PEFT's layout."""
+    tokenizer: str = ""
+    """A folder or repo whose tokenizer is taken instead of the model's own."""
+    quantize_with: str = ""
+    """The engine's own name of a way to quantize, such as vLLM's `awq` or `fp8`; goes before `quantization`."""
+    max_model_len: int = 0
+    """The longest context that vLLM makes room for; 0 is the model's own."""
+    trust_remote_code: bool = False
+    """Run the Python that the model's repo brings."""
+    engine_args: list[str] = []
+    """Words for the engine's own command line."""
 
 
 class LoadRequest(msgspec.Struct, omit_defaults=True):
