@@ -40,6 +40,19 @@ class ClientStream:
     def started(self) -> bool:
         return self._response is not None
 
+    @property
+    def request_id(self) -> str:
+        return str(self._request.ctx.request_id)
+
+    @property
+    def left(self) -> bool:
+        info = self._request.conn_info
+        return info is not None and info.lost
+
+    def begin(self) -> None:
+        """Sanic may have stopped reading at the end of a long body; a client that leaves is noticed by reading."""
+        self._transport.resume_reading()
+
     async def start(self, status: int = 200, headers: list[tuple[str, str]] | None = None) -> None:
         """Send the head, once; later calls do nothing."""
         async with self._starting:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from daemon.gateway.client_stream import ClientStream
+from daemon.gateway.outlet import Outlet
 from daemon.gateway.upstream import Head, UpstreamConnection, UpstreamLost
 
 GATHERED_BYTES = 4 * 1024 * 1024
@@ -29,11 +29,11 @@ class Exchange:
         self.done: asyncio.Future[None] = loop.create_future()
         self.over = False
         """Nothing more will come: the answer ended, or its connection did."""
-        self._client: ClientStream | None = None
+        self._client: Outlet | None = None
         for future in (self.first, self.settled, self.done):
             future.add_done_callback(_look)
 
-    def splice(self, client: ClientStream) -> None:
+    def splice(self, client: Outlet) -> None:
         """From now on bytes go straight to the client, first those gathered so far."""
         self._client = client
         gathered, self.gathered = self.gathered, []

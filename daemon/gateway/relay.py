@@ -6,20 +6,18 @@ import asyncio
 import logging
 from contextlib import aclosing
 from functools import partial
-from typing import Any
 
 import msgspec
 from sanic.exceptions import RequestCancelled
-from sanic.request import Request
 from sanic.response import HTTPResponse
 
 from daemon.context import DaemonContext
 from daemon.dispatch import Lease, Target
-from daemon.gateway.client_stream import ClientStream
 from daemon.gateway.exchange import Exchange
 from daemon.gateway.fastchat.generation import Limits
 from daemon.gateway.fastchat.peer import Peers
 from daemon.gateway.fastchat.translation import Kind, Translation, embed
+from daemon.gateway.outlet import Outlet
 from daemon.gateway.prefixes import prefixes_of
 from daemon.gateway.routing import with_model
 from daemon.gateway.upstream import Head, UpstreamConnection, UpstreamLost, UpstreamPool, request_bytes
@@ -56,7 +54,7 @@ class Relay:
         self,
         context: DaemonContext,
         pool: UpstreamPool,
-        request: Request[Any, Any],
+        client: Outlet,
         order: Order,
         peers: Peers | None = None,
     ) -> None:
@@ -65,8 +63,7 @@ class Relay:
         self._pool = pool
         self._peers = peers or Peers()
         self._order = order
-        self._request = request
-        self._client = ClientStream(request)
+        self._client = client
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task()
         self._exchange: Exchange | None = None
@@ -79,9 +76,7 @@ class Relay:
     async def run(self) -> HTTPResponse | None:
         began = self._loop.time()
         self._context.active.add(self)
-        # Sanic may have stopped reading at the end of a long body; a client that leaves is noticed by reading.
-        transport: Any = self._request.transport
-        transport.resume_reading()
+        self._client.begin()
         self._arm()
         status = 500
         try:
@@ -109,7 +104,7 @@ class Relay:
             return await self._fail(error)
         except asyncio.CancelledError:
             reason = self._interrupted
-            if reason is None or self._client_left():
+            if reason is None or self._client.left:
                 raise
             if self._task is not None:
                 self._task.uncancel()
@@ -169,7 +164,7 @@ class Relay:
         body = order.body
         if target.names.get(order.model, order.model) != order.model:
             body = with_model(body, target.names[order.model])
-        data = request_bytes(target, order.method, order.path, body, request_id=self._request.ctx.request_id)
+        data = request_bytes(target, order.method, order.path, body, request_id=self._client.request_id)
         connection = self._pool.take(target)
         if connection is not None:
             try:
@@ -353,14 +348,10 @@ class Relay:
         if exchange is not None and not exchange.over and exchange.connection is not None:
             exchange.connection.close()
 
-    def _client_left(self) -> bool:
-        info = self._request.conn_info
-        return info is not None and info.lost
-
     # Errors
 
     def _log_id(self) -> dict[str, str]:
-        return {"request_id": self._request.ctx.request_id, "model": self._order.model}
+        return {"request_id": self._client.request_id, "model": self._order.model}
 
     def _died_before(self, lost: UpstreamLost | None, more: str) -> ApiError:
         return ApiError(

@@ -11,6 +11,7 @@ from sanic.request import Request
 from sanic.response import HTTPResponse
 
 from daemon.context import DaemonContext
+from daemon.gateway.client_stream import ClientStream
 from daemon.gateway.fastchat.peer import Peers
 from daemon.gateway.models import find_model, model_list, only_ready_model
 from daemon.gateway.relay import Order, Relay
@@ -57,7 +58,7 @@ def gateway_routes(context: DaemonContext, special: SpecialModels | None = None)
 
     async def _relay(request: AnyRequest, call: RoutedCall) -> HTTPResponse | None:
         order = Order(call.model, "POST", request.path, request.body, call.stream, call.keep_alive)
-        return await Relay(context, pool, request, order, peers).run()
+        return await Relay(context, pool, ClientStream(request), order, peers).run()
 
     for path in RELAYED:
         routes.add_route(relay, path, methods=["POST"], name=_route_name(path))
@@ -69,7 +70,7 @@ def gateway_routes(context: DaemonContext, special: SpecialModels | None = None)
         named = request.args.get("model")
         model = check_model_name(named) if named is not None else only_ready_model(context)
         order = Order(model, "GET", f"/tokenizer_info?model={quote(model, safe='')}")
-        return await Relay(context, pool, request, order, peers).run()
+        return await Relay(context, pool, ClientStream(request), order, peers).run()
 
     @routes.get("/v1/models")
     async def list_models(request: AnyRequest) -> HTTPResponse:
