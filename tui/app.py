@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -229,6 +230,14 @@ class FcdApp(App[None]):
         if isinstance(screen, LogsScreen):
             screen.show_source(source)
 
+    @contextlib.contextmanager
+    def suspend(self) -> Iterator[None]:
+        """As Textual does it; in a browser there is no terminal to lend."""
+        if self.is_web:
+            raise OSError("a browser has no terminal for it")
+        with super().suspend():
+            yield
+
     async def action_quit(self) -> None:
         await self.action_leave()
 
@@ -276,14 +285,13 @@ def run_tui(
     Args:
         ascii: draw with ASCII characters only.
         readonly: leave out everything that changes workers.
-        web: serve a browser instead (not in this release).
+        web: serve browsers on this machine instead; needs the extra `web`.
+        port: where to serve them; any free port when it is not given.
         ensure: finds the daemon's address, starting the daemon when it is not up; it says what it is doing through
             the function it is given.
     """
     if web:
-        from fcd.errors import UsageError
-
-        raise UsageError("The browser interface is not there yet.", hint="Use `fcd tui` in a terminal.")
+        return _serve_browsers(port or 0, [flag for flag, on in (("--ascii", ascii), ("--readonly", readonly)) if on])
     paths = resolve_paths()
     settings = load_settings(paths.config_file)
     app = FcdApp(
@@ -296,6 +304,22 @@ def run_tui(
     )
     app.run()
     return app.return_code or 0
+
+
+def _serve_browsers(port: int, flags: list[str]) -> int:
+    from fcd.errors import FcdError, UsageError
+
+    try:
+        from tui.web.server import serve
+    except ImportError as error:
+        raise UsageError(
+            f"fcd tui --web needs packages that are not installed ({error.name}).", hint="pip install 'fcd[web]'"
+        ) from error
+    try:
+        asyncio.run(serve(port, flags))
+    except OSError as error:
+        raise FcdError(f"Port {port} cannot be used: {error.strerror}.", hint="Give another with --port.") from error
+    return 0
 
 
 def starter(paths: Paths, settings: Settings) -> Ensure:
