@@ -18,6 +18,7 @@ from daemon.worker.defaults import read_defaults
 from daemon.worker.fastchat import fastchat_routes
 from daemon.worker.options import WorkerOptions
 from daemon.worker.parent import watch_stdin
+from daemon.worker.precheck import check_controllers
 from daemon.worker.probes import probe_routes
 from daemon.worker.profiles import Profiles
 from daemon.worker.prompts import Prompter, choose_template
@@ -123,6 +124,9 @@ class Program:
 
     async def _serve(self) -> None:
         """Load, register, beat. Ends by raising only."""
+        options = self.options
+        if options.controllers and not options.watched:  # a daemon that starts a worker is there
+            await check_controllers(options.controllers, self.address, options.join_token, self._reporter.say)
         await self._load_model()
         if not self.options.controllers:
             self._ready()

@@ -26,7 +26,8 @@ log = logging.getLogger("fcd.worker")
 _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 30.0
 _TIMEOUT_S = 10.0
-_PASSING = frozenset({408, 425, 429})
+PASSING = frozenset({408, 425, 429})
+"""Refusals that may be over in a moment."""
 
 
 class Refused(FcdError):
@@ -65,8 +66,7 @@ class Registration:
     @property
     def shown(self) -> str:
         """The controller's URL without its token."""
-        head, found, _ = self._url.partition("/join/")
-        return f"{head}/join/***" if found else head
+        return shown_url(self._url)
 
     async def run(self) -> None:
         """Register, then beat for ever.
@@ -111,14 +111,14 @@ class Registration:
             return str(error) or type(error).__name__
         if answer.status_code < 300:
             return ""
-        refusal = api_error_from_body(answer.status_code, _decoded(answer))
+        refusal = api_error_from_body(answer.status_code, decoded(answer))
         if refusal.code == "worker_unreachable" and self.registered.is_set():
             # It was reached before: the way back will be there again.
             return refusal.message.rstrip(".")
-        if 400 <= answer.status_code < 500 and answer.status_code not in _PASSING:
+        if 400 <= answer.status_code < 500 and answer.status_code not in PASSING:
             raise Refused(
                 f"The controller {self.shown} refused this worker (status {answer.status_code}): {refusal.message}",
-                hint=_next_step(answer.status_code),
+                hint=next_step(answer.status_code),
             )
         return f"status {answer.status_code}: {refusal.message}"
 
@@ -149,7 +149,7 @@ class Registration:
             "/receive_heart_beat", HeartBeat(self._address, stats.running + stats.waiting, gauges)
         )
         answer.raise_for_status()
-        known = _decoded(answer)
+        known = decoded(answer)
         if isinstance(known, dict) and not msgspec.convert(known, HeartBeatReply).exist:
             self._say(f"{self.shown} no longer knows this worker; registering again.")
             await self._register()
@@ -160,14 +160,22 @@ class Registration:
         )
 
 
-def _decoded(answer: httpx.Response) -> Any:
+def shown_url(url: str) -> str:
+    """A controller's URL without the token that it may carry."""
+    head, found, _ = url.rstrip("/").partition("/join/")
+    return f"{head}/join/***" if found else head
+
+
+def decoded(answer: httpx.Response) -> Any:
+    """A body as JSON, or the beginning of its text."""
     try:
         return msgspec.json.decode(answer.content)
     except msgspec.DecodeError:
         return answer.text[:300]
 
 
-def _next_step(status: int) -> str:
+def next_step(status: int) -> str:
+    """What a person can do about a refusal; empty when that is not known."""
     return {
         401: "Give it a join token: `fcd token create` on the controller's machine, then --token-file F.",
         403: "Its join token does not allow this, or the address is not permitted: see --worker-address.",
