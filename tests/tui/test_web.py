@@ -241,7 +241,7 @@ def test_sessions_end_with_the_server(number: signal.Signals) -> None:
     """Also when it is killed without a word."""
 
     async def main() -> None:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: ASYNC220
             [sys.executable, "-m", "fcd", "tui", "--web"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
         )
         try:
