@@ -49,6 +49,8 @@ class Worker:
     active: int = 0
     """Requests being answered, whatever their route."""
     profiles: Profiles = field(default_factory=lambda: Profiles(Settings()))
+    measured: EngineStats | None = None
+    """The figures of an engine that is a process of its own, as last read from it."""
     on_dead_engine: Any = None
     """Called with the reason when the engine turns out to be dead."""
 
@@ -60,20 +62,26 @@ class Worker:
         """
         if self.status == "ok" and self.model is not None:
             return self.model
-        if self.status == "loading":
-            done, total = self.progress.done, self.progress.total
-            share = f" ({100 * done / total:.0f} %)" if total > 0 else ""
-            raise ApiError(
-                503,
-                f"The model '{self.names[0]}' is still loading: {self.progress.stage}{share}. Try again in a moment.",
-                code="model_loading",
-                retry_after=_RETRY_S,
-            )
+        raise self.not_ready()
+
+    def not_ready(self) -> ApiError:
+        """Why it takes no requests: loading, draining or failed."""
         if self.status == "draining":
-            raise ApiError(503, "This worker is shutting down.", code="shutting_down", retry_after=_RETRY_S)
-        raise ApiError(503, f"This worker has failed: {self.error}", code="worker_failed")
+            return ApiError(503, "This worker is shutting down.", code="shutting_down", retry_after=_RETRY_S)
+        if self.status == "failed":
+            return ApiError(503, f"This worker has failed: {self.error}", code="worker_failed")
+        done, total = self.progress.done, self.progress.total
+        share = f" ({100 * done / total:.0f} %)" if total > 0 else ""
+        return ApiError(
+            503,
+            f"The model '{self.names[0]}' is still loading: {self.progress.stage}{share}. Try again in a moment.",
+            code="model_loading",
+            retry_after=_RETRY_S,
+        )
 
     def stats(self) -> EngineStats:
+        if self.measured is not None:
+            return self.measured
         return self.model.engine.stats() if self.model is not None else EngineStats()
 
     @property

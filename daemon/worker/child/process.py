@@ -1,15 +1,16 @@
-"""The command's process: started in a group of its own under a guard, watched, ended with all that it started."""
+"""The server's process: started in a group of its own under a guard, watched, ended with all that it started."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -18,12 +19,19 @@ _GUARD = Path(__file__).with_name("guard.py")
 _KEPT_LINES = 20
 _LONGEST_LINE = 4096
 _SHOWN_CHARACTERS = 1500
+_LINE_END = re.compile(rb"\r\n|[\r\n]")
+"""Progress bars end their lines with a carriage return."""
 
 
 class Child:
-    """One start of the command. Its output goes to this process's stderr, which is the worker's log."""
+    """One start of a server. Its output goes to this process's stderr, which is the worker's log.
 
-    def __init__(self) -> None:
+    Args:
+        on_line: is told each line that it writes.
+    """
+
+    def __init__(self, on_line: Callable[[str], None] | None = None) -> None:
+        self._on_line = on_line
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -37,10 +45,10 @@ class Child:
         """The last lines that it wrote."""
         return "\n".join(self.lines)[-_SHOWN_CHARACTERS:]
 
-    async def start(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
-        """Raises OSError: it cannot be started."""
+    async def start(self, argv: Sequence[str], env: Mapping[str, str], *, private: bool = False) -> None:
+        """`private`: files and sockets that it makes are this user's alone. Raises OSError: it cannot be started."""
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-S", "-E", str(_GUARD), *argv),
+            *(sys.executable, "-S", "-E", str(_GUARD), "private" if private else "open", *argv),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -86,7 +94,7 @@ class Child:
         assert output is not None
         rest = b""
         while data := await output.read(65536):
-            *lines, rest = (rest + data).split(b"\n")
+            *lines, rest = _LINE_END.split(rest + data)
             if len(rest) > _LONGEST_LINE:
                 lines.append(rest)
                 rest = b""
@@ -98,6 +106,8 @@ class Child:
             text = line.decode("utf-8", "replace").rstrip()
             if text:
                 self.lines.append(text[:_LONGEST_LINE])
+                if self._on_line is not None:
+                    self._on_line(text[:_LONGEST_LINE])
             with contextlib.suppress(OSError, ValueError):
                 print(text, file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""The command's server as it is spoken to: its health, its models, its completions."""
+"""The server behind a worker as it is spoken to: its health, its models, its completions."""
 
 from __future__ import annotations
 
@@ -17,29 +17,63 @@ _CONTEXT_UNKNOWN = 2048
 """What FastChat takes for models that do not say."""
 
 
-class CommandServer:
-    """Its base URL, and the key that it asks for."""
+class ChildServer:
+    """Its base URL, the key that it asks for, and the unix socket that it listens on, if it does."""
 
-    def __init__(self, url: str, key: str, health: str) -> None:
+    def __init__(self, url: str, key: str = "", health: str = "/health", *, socket: str = "") -> None:
         self.url = url
+        self.socket = socket
         self._health = health
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         limits = httpx.Limits(max_keepalive_connections=0)
         self._http = httpx.AsyncClient(
-            base_url=url, headers=headers, timeout=httpx.Timeout(None, connect=_PROBE_S), limits=limits, trust_env=False
+            base_url=url,
+            headers=headers,
+            timeout=httpx.Timeout(None, connect=_PROBE_S),
+            transport=httpx.AsyncHTTPTransport(uds=socket or None, limits=limits, trust_env=False),
+            trust_env=False,
         )
         self.model = ""
         """What it calls its model."""
+        self.models: tuple[str, ...] = ()
+        """All that it lists."""
         self.context_length = 0
 
     async def close(self) -> None:
         await self._http.aclose()
 
     async def is_healthy(self) -> bool:
+        status = await self.health()
+        return 0 < status < 400
+
+    async def health(self) -> int:
+        """The status of its health route; 0 when it does not answer in time."""
         try:
-            return (await self._http.get(self._health, timeout=_PROBE_S)).status_code < 400
+            return (await self._http.get(self._health, timeout=_PROBE_S)).status_code
         except httpx.HTTPError:
-            return False
+            return 0
+
+    async def get(self, path: str, timeout_s: float = _PROBE_S) -> bytes:
+        """What it answers a GET with, empty when it does not answer with status 200."""
+        try:
+            answer = await self._http.get(path, timeout=timeout_s)
+        except httpx.HTTPError:
+            return b""
+        return answer.content if answer.status_code == 200 else b""
+
+    async def tell(self, path: str, timeout_s: float) -> None:
+        """A POST without a body.
+
+        Raises:
+            ApiError: it refused, or does not answer.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await self._http.post(path)
+        except (httpx.HTTPError, TimeoutError) as error:
+            raise ApiError(502, f"The model's server does not answer: {error}", code="worker_died") from None
+        if answer.status_code >= 400:
+            raise _error(answer.status_code, answer.content)
 
     async def look(self, name: str) -> None:
         """Learn what it calls its model, and how long its context is."""
@@ -47,6 +81,7 @@ class CommandServer:
         models = [model for model in listed if isinstance(model, dict)] if isinstance(listed, list) else []
         chosen = next((model for model in models if model.get("id") == name), models[0] if models else {})
         self.model = str(chosen.get("id", ""))
+        self.models = tuple(str(model["id"]) for model in models if "id" in model)
         meta = chosen.get("meta")
         found = chosen.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else 0)
         if not found:
@@ -66,9 +101,9 @@ class CommandServer:
             return count
         return len(tokens) if isinstance(tokens, list) else 0
 
-    async def embed(self, texts: list[str]) -> tuple[list[list[float]], int]:
+    async def embed(self, texts: list[str], model: str = "") -> tuple[list[list[float]], int]:
         """Raises ApiError when it makes no embeddings."""
-        answer = await self._post("/v1/embeddings", {"model": self.model, "input": texts})
+        answer = await self._post("/v1/embeddings", {"model": model or self.model, "input": texts})
         usage = answer.get("usage") or {}
         vectors = [list(each["embedding"]) for each in sorted(answer["data"], key=lambda each: int(each["index"]))]
         return vectors, int(usage.get("prompt_tokens") or 0)
@@ -99,16 +134,16 @@ class CommandServer:
                         raise api_error_from_body(502, chunk)
                     yield chunk
         except (httpx.HTTPError, msgspec.MsgspecError) as error:
-            raise ApiError(502, f"The command's server broke off: {error}", code="worker_died") from None
+            raise ApiError(502, f"The model's server broke off: {error}", code="worker_died") from None
         if not ended:
-            raise ApiError(502, "The command's server broke off.", code="worker_died")
+            raise ApiError(502, "The model's server broke off.", code="worker_died")
 
     async def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
             async with asyncio.timeout(_ANSWER_S):
                 answer = await self._http.post(path, content=msgspec.json.encode(body), headers=_JSON)
         except (httpx.HTTPError, TimeoutError) as error:
-            raise ApiError(502, f"The command's server does not answer: {error}", code="worker_died") from None
+            raise ApiError(502, f"The model's server does not answer: {error}", code="worker_died") from None
         if answer.status_code != 200:
             raise _error(answer.status_code, answer.content)
         decoded: dict[str, Any] = msgspec.json.decode(answer.content, type=dict[str, Any])
