@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING
 
 from fcd.cli.access import ask_models
 from fcd.cli.command import Parser, add_json, run_async
-from fcd.cli.output import print_json, size, table
+from fcd.cli.output import Column, fitted, print_json, size
 from fcd.errors import EXIT_OK
 
 if TYPE_CHECKING:
     from fcd.settings import Settings
+
+
+_COLUMNS = (
+    Column(" NAME", shorten=True),
+    Column("SOURCE"),
+    Column("STATE"),
+    Column("SIZE"),
+    Column("CONTEXT"),
+    Column("", shorten=True),
+)
 
 
 def add_arguments(parser: Parser) -> None:
@@ -47,5 +57,5 @@ async def _list(as_json: bool, settings: Settings) -> int:
         )
         for model in models
     ]
-    print(table((" NAME", "SOURCE", "STATE", "SIZE", "CONTEXT", ""), rows))
+    print(fitted(_COLUMNS, rows))
     return EXIT_OK

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import msgspec
 
@@ -41,6 +42,57 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in [headers, *rows]
     )
+
+
+class Column(NamedTuple):
+    """A column of a table that is made to fit."""
+
+    head: str
+    drop: int = 0
+    """Which goes first where there is no room: the highest; 0 stays."""
+    shorten: bool = False
+    """Its cells may be cut, once nothing more can go."""
+
+
+_SHORTEST = 8
+_CUT = "..."
+
+
+def fitted(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int | None = None) -> str:
+    """A table no wider than the terminal: empty columns go, then those of least value; then long cells are cut.
+
+    `width` 0 is no bound, as for a pipe; None asks the terminal.
+    """
+    limit = terminal_width() if width is None else width
+    kept = [number for number, column in enumerate(columns) if not column.drop or any(row[number] for row in rows)]
+
+    def widths() -> dict[int, int]:
+        return {number: max(len(str(row[number])) for row in [[c.head for c in columns], *rows]) for number in kept}
+
+    def total() -> int:
+        return sum(widths().values()) + 2 * (len(kept) - 1)
+
+    while limit and total() > limit and any(columns[number].drop for number in kept):
+        kept.remove(max(kept, key=lambda number: columns[number].drop))
+    most = widths()
+    while limit and sum(most.values()) + 2 * (len(kept) - 1) > limit:
+        long = [number for number in kept if columns[number].shorten and most[number] > _SHORTEST]
+        if not long:
+            break
+        widest = max(long, key=lambda number: most[number])
+        most[widest] -= 1
+    shown = [[cut(row[number], most[number]) for number in kept] for row in rows]
+    return table([columns[number].head for number in kept], shown)
+
+
+def cut(text: str, width: int) -> str:
+    """The text, or its beginning and three dots, in `width` characters."""
+    return text if len(text) <= width else text[: max(0, width - len(_CUT))] + _CUT
+
+
+def terminal_width() -> int:
+    """The columns of the terminal that stdout is; 0 where it is none, since a pipe has no width."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
 
 
 def note(text: str) -> None:

@@ -8,11 +8,26 @@ from typing import TYPE_CHECKING
 
 from fcd.cli.access import running_client
 from fcd.cli.command import Parser, add_json, run_async
-from fcd.cli.output import duration, print_json, size, table
+from fcd.cli.output import Column, duration, fitted, print_json, size
 from fcd.errors import EXIT_OK
 
 if TYPE_CHECKING:
     from fcd.wire.admin import WorkerInfo
+
+
+_COLUMNS = (
+    Column("NAME", shorten=True),
+    Column("STATE", shorten=True),
+    Column("DEVICE", drop=1),
+    Column("CONTEXT", drop=6),
+    Column("MEMORY", drop=2),
+    Column("RUNNING", drop=3),
+    Column("WAITING", drop=4),
+    Column("TOK/S", drop=5),
+    Column("TTFT", drop=8),
+    Column("UP", drop=7),
+    Column("PID", drop=9),
+)
 
 
 def add_arguments(parser: Parser) -> None:
@@ -33,8 +48,7 @@ async def _list(as_json: bool) -> int:
         print("Nothing is running. `fcd load MODEL` or `fcd chat` loads a model.")
         return EXIT_OK
     now = time.time()
-    headers = ("NAME", "STATE", "DEVICE", "CONTEXT", "MEMORY", "RUNNING", "WAITING", "TOK/S", "TTFT", "UP", "PID")
-    print(table(headers, [_row(worker, now) for worker in workers]))
+    print(fitted(_COLUMNS, [_row(worker, now) for worker in workers]))
     for worker in workers:
         if worker.error and worker.state != "ready":
             print(f"{worker.name}: {worker.error}")

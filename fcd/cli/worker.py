@@ -6,12 +6,13 @@ import argparse
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcd.cli.command import Group, Parser, add_json, run_subcommand
 from fcd.cli.model_flags import add_model_flags, for_daemon, model_options
-from fcd.cli.output import print_json, table
+from fcd.cli.output import print_json
 from fcd.cli.secret_file import read_secret
 from fcd.errors import EXIT_OK, FcdError, NotFound, UsageError
 
@@ -288,19 +289,9 @@ async def _list(args: argparse.Namespace) -> int:
     if not workers:
         print("No workers. `fcd load MODEL` starts one.")
         return EXIT_OK
-    rows = [
-        (
-            worker.name,
-            ",".join(worker.models),
-            worker.state,
-            worker.device or "-",
-            str(worker.running),
-            str(worker.waiting),
-            f"{worker.tokens_per_second:.1f}",
-        )
-        for worker in workers
-    ]
-    print(table(("NAME", "MODELS", "STATE", "DEVICE", "RUNNING", "WAITING", "TOKENS/S"), rows))
+    from fcd.cli.worker_facts import worker_table
+
+    print(worker_table(workers))
     return EXIT_OK
 
 
@@ -310,11 +301,10 @@ async def _show(args: argparse.Namespace) -> int:
     if args.json:
         print_json(worker)
         return EXIT_OK
-    import msgspec
+    from fcd.cli.worker_facts import worker_facts
 
-    for name, value in msgspec.to_builtins(worker).items():
-        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-        print(f"{name:<20} {shown}")
+    for label, text in worker_facts(worker, time.time()):
+        print(f"{label:<13} {text}")
     return EXIT_OK
 
 
