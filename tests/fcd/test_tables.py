@@ -48,7 +48,7 @@ def daemon() -> Iterator[FakeDaemon]:
                 "source": "cache",
                 "state": "ready",
                 "context_length": 131072,
-                "size_bytes": 9e9,
+                "size_bytes": 9_000_000_000,
             }
         )
         fake.models.append({"name": "talker", "source": "config", "description": "is " + "/a/long/path" * 12})
