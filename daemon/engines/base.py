@@ -104,6 +104,8 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     """Sample this many (at least n) and give back the n with the highest mean log-probability."""
     grammar: Grammar | None = None
     """The form that each completion must have; its tokens are sampled among the allowed ones only."""
+    adapter: str = ""
+    """The LoRA adapter that computes it, one of `EngineInfo.adapters`; empty for the model as it is."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -169,6 +171,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     vocab_size: int = 0
     memory_bytes: int = 0
     capabilities: tuple[str, ...] = ("chat", "completions")
+    adapters: tuple[str, ...] = ()
+    """LoRA adapters that requests may name."""
 
 
 class LoadOptions(msgspec.Struct, frozen=True):
@@ -186,6 +190,8 @@ class LoadOptions(msgspec.Struct, frozen=True):
     max_waiting: int = 256
     kv_bytes: int = 0
     trust_remote_code: bool = False
+    lora_modules: dict[str, str] = {}
+    """LoRA adapters: name -> folder, in PEFT's layout."""
 
 
 LoadProgress = Callable[[str, float, float], None]
@@ -217,8 +223,8 @@ class Engine(Protocol):
         """
         ...
 
-    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
-        """L2-normalised vectors, one for each list of token ids."""
+    async def embed(self, inputs: Sequence[Sequence[int]], adapter: str = "") -> list[list[float]]:
+        """Vectors, one for each list of token ids, by the model or one of its adapters."""
         ...
 
     def stats(self) -> EngineStats: ...

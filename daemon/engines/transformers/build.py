@@ -18,7 +18,8 @@ from daemon.engines.transformers.engine import TransformersEngine
 from daemon.engines.transformers.families import has_relative_positions
 from daemon.engines.transformers.lean import LeanDecoder, build_lean
 from daemon.engines.transformers.loader import LoadedModel, kv_budget, load_model
-from daemon.engines.transformers.packed import PackedRunner, lean_agrees, probe_layers, step_time
+from daemon.engines.transformers.lora import Adapters, install
+from daemon.engines.transformers.packed import PackedRunner, adapters_compute, lean_agrees, probe_layers, step_time
 from daemon.engines.transformers.rows import RowPool
 from daemon.engines.transformers.scheduler import Scheduler
 from daemon.engines.transformers.seq2seq import Seq2SeqRunner
@@ -44,6 +45,7 @@ class Parts:
     info: EngineInfo
     max_total: int
     decoder_start: Sequence[int] | None
+    adapters: Adapters | None
 
 
 def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts:
@@ -57,7 +59,9 @@ def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts:
     info = loaded.info
     device = torch.device(info.device)
     budget = kv_budget(options, device)
-    runner, pool = _make_runner(loaded, budget)
+    runner, pool, adapters = _make_runner(loaded, budget)
+    if adapters is not None:
+        info = msgspec.structs.replace(info, memory_bytes=info.memory_bytes + adapters.bytes)
     parallel = options.max_batch or MAX_BATCH.get(device.type, 32)
     chunk = PREFILL_CHUNK if loaded.kind == "packed" else 0
     scheduler = Scheduler(pool, max_running=parallel, max_waiting=options.max_waiting, chunk=chunk)
@@ -66,10 +70,10 @@ def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts:
     info = msgspec.structs.replace(info, parallel=parallel)
     progress("ready", 1.0, 1.0)
     start = decoder_start(loaded.model) if loaded.kind == "seq2seq" else None
-    return Parts(loaded, core, detokenizers, info, pool.max_tokens, start)
+    return Parts(loaded, core, detokenizers, info, pool.max_tokens, start, adapters)
 
 
-def _make_runner(loaded: LoadedModel, budget: int) -> tuple[Runner, RowPool]:
+def _make_runner(loaded: LoadedModel, budget: int) -> tuple[Runner, RowPool, Adapters | None]:
     model, context = loaded.model, loaded.info.context_length
     if loaded.kind == "packed":
         device = torch.device(loaded.info.device)
@@ -80,11 +84,30 @@ def _make_runner(loaded: LoadedModel, budget: int) -> tuple[Runner, RowPool]:
             lean = None
         threads = _tune_threads(model, lean, device) if device.type == "cpu" and not is_fixed() else None
         pool = _make_pool(context, sum(layer.bytes_per_token for layer in layers), budget, max_cached=MAX_CACHED)
-        return PackedRunner(model, pool, layers, lean, threads), pool
+        adapters = _install_adapters(loaded, lean)
+        return PackedRunner(model, pool, layers, lean, threads, adapters), pool, adapters
     pool = _make_pool(context, _cache_bytes_per_token(model), budget, max_cached=0)
     if loaded.kind == "serial":
-        return SerialRunner(model), pool
-    return Seq2SeqRunner(model, relative=has_relative_positions(model.config)), pool
+        return SerialRunner(model), pool, None
+    return Seq2SeqRunner(model, relative=has_relative_positions(model.config)), pool, None
+
+
+def _install_adapters(loaded: LoadedModel, lean: LeanDecoder | None) -> Adapters | None:
+    """Put the LoRA adapters over the model.
+
+    Raises:
+        ModelLoadError: one does not fit it, or cannot be computed in packed batches.
+    """
+    if not loaded.adapters:
+        return None
+    device = torch.device(loaded.info.device)
+    adapters = install(loaded.model, lean, loaded.adapters, getattr(torch, loaded.info.dtype))
+    if not adapters_compute(loaded.model, lean, adapters, device):
+        raise ModelLoadError(
+            f"The adapters cannot be computed over {loaded.info.architecture}: its layers do not see whole batches.",
+            hint="Merge the adapter into the model, or load it without.",
+        )
+    return adapters
 
 
 def _tune_threads(model: Any, lean: LeanDecoder | None, device: torch.device) -> ThreadPlan:
@@ -140,7 +163,7 @@ def decoder_start(model: Any) -> list[int]:
 
 def build_engine(parts: Parts) -> TransformersEngine:
     """Start the engine's thread; must run inside the event loop that will use it."""
-    embedder = Embedder(parts.loaded.model, packed=parts.loaded.kind == "packed")
+    embedder = Embedder(parts.loaded.model, packed=parts.loaded.kind == "packed", adapters=parts.adapters)
     return TransformersEngine(
         parts.info,
         parts.loaded.tokenizer,

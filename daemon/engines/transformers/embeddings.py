@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from daemon.engines.transformers.attention import PrefillChunk, Step, running
+from daemon.engines.transformers.lora import Adapters, applied
 
 MAX_TOKENS = 2048
 """Tokens in one forward; longer lists of inputs take several."""
@@ -21,22 +22,23 @@ class Embedder:
     Runs in the caller's thread beside the engine's: the weights are only read.
     """
 
-    def __init__(self, model: Any, *, packed: bool) -> None:
+    def __init__(self, model: Any, *, packed: bool, adapters: Adapters | None = None) -> None:
+        self._adapters = adapters
         self._model = model
         self._packed = packed
         self._lock = threading.Lock()
 
     @torch.inference_mode()
-    def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+    def embed(self, inputs: Sequence[Sequence[int]], adapter: str = "") -> list[list[float]]:
         """One vector for each list of token ids, L2-normalised."""
         vectors: list[list[float]] = []
         with self._lock:
             for group in batches(inputs, MAX_TOKENS):
-                pooled = self._pooled_packed(group) if self._packed else self._pooled_padded(group)
+                pooled = self._pooled_packed(group, adapter) if self._packed else self._pooled_padded(group)
                 vectors.extend(F.normalize(pooled.float(), dim=-1).tolist())
         return vectors
 
-    def _pooled_packed(self, group: Sequence[Sequence[int]]) -> torch.Tensor:
+    def _pooled_packed(self, group: Sequence[Sequence[int]], adapter: str) -> torch.Tensor:
         device = self._model.get_input_embeddings().weight.device
         chunks: list[PrefillChunk] = []
         first = 0
@@ -45,7 +47,9 @@ class Embedder:
             first += len(ids)
         packed = torch.tensor([[i for ids in group for i in ids]], device=device)
         positions = torch.tensor([[p for ids in group for p in range(len(ids))]], device=device)
-        with running(Step([], chunks, None)):
+        users = [(adapter, first)]
+        batch = None if self._adapters is None else self._adapters.batch(users, None)
+        with running(Step([], chunks, None)), applied(batch):
             body = self._model.base_model
             hidden = body(input_ids=packed, position_ids=positions, use_cache=False).last_hidden_state[0]
         return torch.stack([hidden[c.first : c.first + c.count].float().mean(0) for c in chunks])

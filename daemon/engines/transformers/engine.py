@@ -98,15 +98,15 @@ class TransformersEngine:
         grammar: Grammar = await self._structured.compile(spec)
         return grammar
 
-    async def embed(self, inputs: Seq[Seq[int]]) -> list[list[float]]:
-        """L2-normalised vectors, computed off the step loop.
+    async def embed(self, inputs: Seq[Seq[int]], adapter: str = "") -> list[list[float]]:
+        """Vectors, computed off the step loop.
 
         Raises:
             ApiError: 400 when an input is empty or longer than the context.
         """
         for ids in inputs:
             self._check_ids(ids, "input")
-        return await asyncio.to_thread(self._embedder.embed, inputs)
+        return await asyncio.to_thread(self._embedder.embed, inputs, adapter)
 
     def stats(self) -> EngineStats:
         return self._core.stats()
@@ -122,6 +122,8 @@ class TransformersEngine:
 
     def _state_of(self, request: GenerationRequest) -> RequestState:
         params = request.params
+        if request.adapter and request.adapter not in self.info.adapters:
+            raise ApiError(400, f"This worker has no adapter '{request.adapter[:80]}'.", param="model")
         prompt = [int(i) for i in request.prompt_ids]
         self._check_ids(prompt, "prompt", answer=params.max_tokens > 0)
         encoder = None

@@ -8,8 +8,9 @@ then uses the model's own code; what is built is checked against that code befor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -42,20 +43,23 @@ class Dense:
 
 @dataclass(slots=True)
 class LowBit:
-    """A product with int8 weights."""
+    """A product with int8 weights. The layer's hooks are for the model's own code: they are passed by."""
 
     layer: Int8Linear
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.layer(x)
-        return out
+        return self.layer.forward(x)
 
     def add(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        product: torch.Tensor = self.layer(x)
-        return residual + product
+        return residual + self.layer.forward(x)
 
 
-Product = Dense | LowBit
+class Product(Protocol):
+    """One product of a layer, or several of the same input merged into one."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
+
+    def add(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor: ...
 
 
 @dataclass(slots=True)
@@ -87,6 +91,16 @@ class LeanDecoder:
         self._heads = config.num_attention_heads
         self._kv_heads = config.num_key_value_heads
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def adapt(self, wrap: Callable[[int, str, Product], Product]) -> None:
+        """Put what `wrap` gives in the place of each product: it gets the layer's number (-1 for the output layer),
+        the product's name and the product."""
+        for number, layer in enumerate(self._layers):
+            layer.qkv = wrap(number, "qkv", layer.qkv)
+            layer.out = wrap(number, "out", layer.out)
+            layer.gate_up = wrap(number, "gate_up", layer.gate_up)
+            layer.down = wrap(number, "down", layer.down)
+        self._head = wrap(-1, "head", self._head)
 
     def logits(
         self, ids: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor | None, last: int, step: Step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import torch
 
 from daemon.engines.base import EngineInfo, LoadOptions, LoadProgress
 from daemon.engines.transformers import attention, devices
+from daemon.engines.transformers.adapter_files import AdapterFile, read_adapters
 from daemon.engines.transformers.context import context_length
 from daemon.engines.transformers.families import can_pack
 from daemon.engines.transformers.packed import packed_agrees
@@ -36,6 +38,8 @@ class LoadedModel:
     info: EngineInfo
     kind: Literal["packed", "serial", "seq2seq"]
     """Which runner serves it."""
+    adapters: Sequence[AdapterFile] = ()
+    """LoRA adapters that are to be put over it."""
 
 
 def load_model(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
@@ -59,6 +63,7 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     from transformers import AutoConfig
 
     folder = check_folder(options)
+    adapters = read_adapters(options.lora_modules)
     progress("config", 0.0, 0.0)
     torch.set_num_threads(choose_threads())
     attention.register()
@@ -73,7 +78,10 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     model = _load_weights(folder, config, dtype, placement, options, progress)
     model.eval().requires_grad_(False)
     info = _describe(folder, model, tokenizer, placement.device, dtype, options)
-    return LoadedModel(model, tokenizer, info, _runner_kind(model))
+    kind = _runner_kind(model)
+    if adapters and kind != "packed":
+        raise no_adapters(options)
+    return LoadedModel(model, tokenizer, info, kind, adapters)
 
 
 def check_folder(options: LoadOptions) -> Path:
@@ -100,6 +108,14 @@ def check_folder(options: LoadOptions) -> Path:
             hint="Use a version of the model in safetensors format.",
         )
     return folder
+
+
+def no_adapters(options: LoadOptions) -> ModelLoadError:
+    """The refusal of adapters over a model that is not computed in packed batches."""
+    return ModelLoadError(
+        f"'{options.path}' takes no LoRA adapters here: only decoders whose layers are all attention do.",
+        hint="Load it without --lora-modules, or merge the adapter into it.",
+    )
 
 
 def explain(error: Exception, options: LoadOptions) -> ModelLoadError:
@@ -156,6 +172,8 @@ def _load_weights(
 
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     ours = can_pack(config, kind._model_mapping.get(type(config), None))
+    if options.lora_modules and not ours:
+        raise no_adapters(options)
     extra = dict(placement.arguments)
     if bits := bits_of(options.quantization):
         if getattr(config, "quantization_config", None):
@@ -198,6 +216,7 @@ def _describe(
         vocab_size=vocabulary,
         memory_bytes=weight_bytes(model),
         capabilities=capabilities,
+        adapters=tuple(options.lora_modules),
     )
 
 

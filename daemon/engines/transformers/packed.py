@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from daemon.engines.transformers.attention import NAME, AttentionKind, DecodeGroup, PrefillChunk, Step, running
 from daemon.engines.transformers.kv_store import KvStore, LayerSpec
 from daemon.engines.transformers.lean import LeanDecoder
+from daemon.engines.transformers.lora import Adapters, LoraBatch, applied
 from daemon.engines.transformers.rows import RowPool
 from daemon.engines.transformers.scheduler import Plan, Work
 from daemon.engines.transformers.threads import ThreadPlan
@@ -27,6 +29,7 @@ class PackedRunner:
         layers: what each attention layer stores (see `probe_layers`).
         lean: the model's lean form, where it has one.
         threads: how many threads a step gets; None leaves them as they are.
+        adapters: those that sequences may name.
     """
 
     def __init__(
@@ -36,7 +39,9 @@ class PackedRunner:
         layers: list[LayerSpec],
         lean: LeanDecoder | None = None,
         threads: ThreadPlan | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
+        self._adapters = adapters
         self._threads = threads
         self._model = model
         self._lean = lean
@@ -74,7 +79,8 @@ class PackedRunner:
                 keep.append(len(ids) - 1)
                 owners.append(work)
         step = Step(_groups(plan.decode), _chunks(plan), self.store)
-        logits = self._run(step, ids, positions, keep)
+        with applied(self._lora_batch(plan, keep)):
+            logits = self._run(step, ids, positions, keep)
         for work in (*plan.decode, *plan.prefill):
             row = work.sequence.row
             assert row is not None
@@ -83,6 +89,13 @@ class PackedRunner:
 
     def memory_bytes(self) -> int:
         return self.store.allocated_bytes()
+
+    def _lora_batch(self, plan: Plan, keep: list[int]) -> LoraBatch | None:
+        """The adapters of a plan's tokens; None when it uses none."""
+        if self._adapters is None:
+            return None
+        users = [(work.sequence.adapter, work.count) for work in (*plan.decode, *plan.prefill)]
+        return self._adapters.batch(users, None if self._spread else keep or [0])
 
     def _run(self, step: Step, ids: list[int], positions: list[int], keep: list[int]) -> torch.Tensor:
         if self._threads is not None and (count := self._threads.threads(len(ids))) != torch.get_num_threads():
@@ -181,13 +194,25 @@ def packed_agrees(model: Any, device: torch.device) -> bool:
 
 
 @torch.inference_mode()
-def lean_agrees(model: Any, lean: LeanDecoder, device: torch.device) -> bool:
-    """Whether the lean forward gives what the model's own code gives."""
-    want = _packed_logits(model, [5, 9], device, None).float()
-    got = _packed_logits(model, [5, 9], device, None, lean).float()
+def lean_agrees(model: Any, lean: LeanDecoder, device: torch.device, lengths: Sequence[int] = (5, 9)) -> bool:
+    """Whether the lean forward gives what the model's own code gives, for sequences of these lengths."""
+    want = _packed_logits(model, list(lengths), device, None).float()
+    got = _packed_logits(model, list(lengths), device, None, lean).float()
     spread = want.std(-1, keepdim=True).clamp_min(1e-6)
     bound = 1e-3 if model.dtype == torch.float32 else 0.1
     return bool(((got - want).abs() / spread).mean() < bound)
+
+
+@torch.inference_mode()
+def adapters_compute(model: Any, lean: LeanDecoder | None, adapters: Adapters, device: torch.device) -> bool:
+    """Whether a batch of every adapter and none can be computed, in the lean form as in the model's own code."""
+    users = [(name, 2) for name in ("", *adapters.names)]
+    with applied(adapters.batch(users, None)):
+        try:
+            _packed_logits(model, [count for _, count in users], device, None)
+        except RuntimeError:
+            return False
+        return lean is None or lean_agrees(model, lean, device, [count for _, count in users])
 
 
 @torch.inference_mode()

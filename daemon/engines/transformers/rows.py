@@ -26,6 +26,8 @@ class Row:
     length: int = 0
     state: Literal["running", "cached", "gone"] = "running"
     last_used: int = 0
+    space: str = ""
+    """The adapter that computed it: equal tokens of another have other keys and values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +130,13 @@ class RowPool:
         effects, self.effects = self.effects, []
         return effects
 
-    def allocate(self, ids: list[int], tokens: int) -> Row | None:
+    def allocate(self, ids: list[int], tokens: int, space: str = "") -> Row | None:
         """A running row with room for `tokens`, or None when nothing more can be given up for it."""
         index = self._class_for(tokens)
         slot = None if index is None else self._find_slot(index)
         if index is None or slot is None:
             return None
-        row = Row(index, slot, ids, last_used=self._tick())
+        row = Row(index, slot, ids, last_used=self._tick(), space=space)
         self.classes[index].slots[slot] = row
         return row
 
@@ -165,11 +167,12 @@ class RowPool:
         if len(cached) > self.max_cached:
             self._forget(min(cached, key=lambda other: other.last_used))
 
-    def match(self, ids: Sequence[int], limit: int) -> tuple[Row | None, int]:
-        """The row that shares the longest computed prefix with `ids` (at most `limit` tokens), and how long it is."""
+    def match(self, ids: Sequence[int], limit: int, space: str = "") -> tuple[Row | None, int]:
+        """The row of this space that shares the longest computed prefix with `ids` (at most `limit` tokens), and how
+        long it is."""
         best, length = None, 0
         for row in self.rows():
-            if row.length > length and row.ids[0] == ids[0]:
+            if row.length > length and row.space == space and row.ids[0] == ids[0]:
                 shared = common_prefix(row.ids, ids, min(row.length, limit))
                 if shared > length or (shared == length and best is not None and row.last_used > best.last_used):
                     best, length = row, shared
@@ -189,7 +192,7 @@ class RowPool:
             return None
         source.last_used = self._tick()
         held, source.state = source.state, "running"
-        row = self.allocate(ids, tokens)
+        row = self.allocate(ids, tokens, source.space)
         source.state = held
         if row is not None:
             self.effects.append(Copy(source.size_class, source.slot, row.size_class, row.slot, shared))

@@ -159,7 +159,7 @@ class Scheduler:
         head = sequence.ids[: max(MIN_CACHED * 2, len(sequence.ids) // 2)]
         for other in self.running:
             unfinished = other.row is not None and not other.decoding and other.row.length < len(head)
-            if unfinished and other.ids[: len(head)] == head:
+            if unfinished and other.adapter == sequence.adapter and other.ids[: len(head)] == head:
                 return other
         return None
 
@@ -173,13 +173,13 @@ class Scheduler:
             and sequence.encoder_ids is None
             and (sequence.owner.request.params.prompt_logprobs is None or sequence.index > 0)
         ):
-            source, shared = self.pool.match(sequence.ids, len(sequence.ids) - 1)
+            source, shared = self.pool.match(sequence.ids, len(sequence.ids) - 1, sequence.adapter)
         if source is not None and shared >= min(MIN_CACHED, len(sequence.ids) - 1):
             sequence.row = self.pool.adopt(sequence.ids, tokens, source, shared)
         if sequence.row is None:
-            sequence.row = self.pool.allocate(sequence.ids, tokens)
+            sequence.row = self.pool.allocate(sequence.ids, tokens, sequence.adapter)
         if sequence.row is None and tokens > max(prompt, len(sequence.ids) + 1):
-            sequence.row = self.pool.allocate(sequence.ids, max(prompt, len(sequence.ids) + 1))
+            sequence.row = self.pool.allocate(sequence.ids, max(prompt, len(sequence.ids) + 1), sequence.adapter)
         if sequence.row is not None and sequence.generated == 0 and sequence.index == 0:
             sequence.owner.cached_tokens = sequence.row.length
         return sequence.row is not None

@@ -70,6 +70,11 @@ class Sequence:
         return self.owner.request.params
 
     @property
+    def adapter(self) -> str:
+        """The adapter that computes it; empty for the model as it is."""
+        return self.owner.request.adapter
+
+    @property
     def computed(self) -> int:
         return self.row.length if self.row is not None else 0
 
