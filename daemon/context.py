@@ -11,6 +11,7 @@ from daemon.dispatch import Dispatcher
 from fcd.paths import Paths
 from fcd.settings import Settings
 from fcd.wire.admin import WorkerInfo
+from fcd.wire.devices import DeviceList
 
 if TYPE_CHECKING:
     from daemon.gateway.active import ActiveRequests
@@ -31,6 +32,10 @@ class ControllerPort(Dispatcher, Protocol):
         ...
 
     def workers(self) -> list[WorkerInfo]: ...
+
+    async def devices(self) -> DeviceList:
+        """What each device of this machine is doing."""
+        ...
 
     def not_ready(self) -> list[str]:
         """Why it cannot take work; empty when it can."""

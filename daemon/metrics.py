@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from fcd.wire.admin import WorkerInfo
+from fcd.wire.devices import DeviceReading
 
 _TTFT_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -46,7 +47,13 @@ class Metrics:
 
 
 def prometheus_text(
-    metrics: Metrics, workers: Sequence[WorkerInfo], *, running: int, uptime_s: float, ready: bool
+    metrics: Metrics,
+    workers: Sequence[WorkerInfo],
+    *,
+    running: int,
+    uptime_s: float,
+    ready: bool,
+    devices: Sequence[DeviceReading] = (),
 ) -> str:
     """Everything in Prometheus' text format 0.0.4."""
     lines: list[str] = []
@@ -84,6 +91,18 @@ def prometheus_text(
         "1 for the state that each worker is in.",
         (f"fcd_worker_state{_worker_labels(worker, state=worker.state)} 1" for worker in workers),
     )
+    for name, text, field in _DEVICE_FIGURES:
+        readings = ((device, getattr(device, field)) for device in devices)
+        family(
+            name,
+            "gauge",
+            text,
+            (
+                f"{name}{_labels(device=device.id, name=device.name)} {number(value)}"
+                for device, value in readings
+                if value is not None
+            ),
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -97,6 +116,16 @@ _WORKER_FIGURES = (
     ("fcd_worker_ttft_milliseconds", "gauge", "Median time to first token over the last requests.", "ttft_ms"),
     ("fcd_worker_memory_bytes", "gauge", "Memory that the worker holds.", "memory_bytes"),
     ("fcd_worker_restarts", "gauge", "How often the worker was restarted.", "restarts"),
+)
+
+
+_DEVICE_FIGURES = (
+    ("fcd_device_memory_bytes", "The device's memory; of `cpu`, the machine's RAM.", "memory_total"),
+    ("fcd_device_memory_free_bytes", "Memory that is free there.", "memory_free"),
+    ("fcd_device_memory_ours_bytes", "Memory that this daemon's workers hold there.", "memory_used_by_us"),
+    ("fcd_device_utilisation", "How busy it is, 0 to 1.", "utilisation"),
+    ("fcd_device_temperature_celsius", "How hot it is.", "temperature"),
+    ("fcd_device_power_watts", "What it draws.", "power_w"),
 )
 
 

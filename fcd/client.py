@@ -31,6 +31,7 @@ from fcd.wire.admin import (
     WorkerInfo,
     WorkerList,
 )
+from fcd.wire.devices import DeviceList
 from fcd.wire.neighbours import AttachRequest, Head, HeadList, JoinRequest, LeaveRequest
 
 T = TypeVar("T")
@@ -115,6 +116,10 @@ class Client(ArenaCalls):
 
     async def workers(self) -> list[WorkerInfo]:
         return (await self._get("/api/workers", WorkerList)).workers
+
+    async def devices(self) -> DeviceList:
+        """What GPUs, CPU and RAM are doing."""
+        return await self._get("/api/devices", DeviceList)
 
     async def models(self) -> list[ModelInfo]:
         return (await self._get("/api/models", ModelInfoList)).models

@@ -6,11 +6,15 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Mapping
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
+from fcd.nvml import NoDriver, Nvml, Reading
+
 _TIMEOUT_S = 10
+_AMD = "0x1002"
+_DRM = Path("/sys/class/drm")
 
 
 class Gpu(NamedTuple):
@@ -22,8 +26,54 @@ class Gpu(NamedTuple):
     uuid: str = ""
 
 
-def gpus(environ: Mapping[str, str] | None = None) -> list[Gpu]:
-    """NVIDIA GPUs that the driver's own tool sees and CUDA_VISIBLE_DEVICES leaves; none where there is no such tool."""
+class GpuProbe:
+    """Asks for the GPUs again and again: the driver through NVML, kept open, or its tool where that cannot be had.
+
+    `reading` is all that NVML said last, and `note` why there are no GPUs.
+    """
+
+    def __init__(self, nvml: Nvml | None = None) -> None:
+        self._nvml = nvml or Nvml()
+        self.reading: Reading | None = None
+        self.note = ""
+        self._one_at_a_time = threading.Lock()
+
+    def __call__(self) -> list[Gpu]:
+        """Every GPU that CUDA_VISIBLE_DEVICES leaves. Blocks; may be called from several threads."""
+        with self._one_at_a_time:
+            return self._look()
+
+    def _look(self) -> list[Gpu]:
+        try:
+            self.reading = self._nvml.read()
+        except NoDriver as error:
+            self.reading = None
+            found = _ask_tool()
+            self.note = "" if found else no_gpu_note(str(error))
+            return found
+        cards = [
+            Gpu(number, card.name, card.total_bytes, card.free_bytes, card.uuid)
+            for number, card in enumerate(self.reading.cards)
+        ]
+        left = visible(cards, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        self.note = "" if left else "CUDA_VISIBLE_DEVICES leaves no GPU" if cards else "no NVIDIA GPU"
+        return left
+
+    def close(self) -> None:
+        self._nvml.close()
+
+
+def gpus() -> list[Gpu]:
+    """NVIDIA GPUs that the driver sees and CUDA_VISIBLE_DEVICES leaves; none where there is no driver."""
+    probe = GpuProbe()
+    try:
+        return probe()
+    finally:
+        probe.close()
+
+
+def _ask_tool() -> list[Gpu]:
+    """What the driver's own tool sees: a container may have the tool and hide the library."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
@@ -36,8 +86,27 @@ def gpus(environ: Mapping[str, str] | None = None) -> list[Gpu]:
         return []
     if done.returncode:
         return []
-    env = os.environ if environ is None else environ
-    return visible(read_gpus(done.stdout), env.get("CUDA_VISIBLE_DEVICES"))
+    return visible(read_gpus(done.stdout), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def no_gpu_note(said: str) -> str:
+    """Why there are no NVIDIA GPUs, and which others there are."""
+    if has_metal():
+        return "no NVIDIA driver; Apple's GPU shares the RAM (Metal)"
+    if has_amd():
+        return f"{said}; there is an AMD GPU, which is neither measured nor given to models here"
+    return said
+
+
+def has_amd(drm: Path = _DRM) -> bool:
+    """Whether the kernel shows an AMD GPU."""
+    for vendor in sorted(drm.glob("card*/device/vendor")):
+        try:
+            if vendor.read_text(encoding="ascii").strip() == _AMD:
+                return True
+        except (OSError, UnicodeDecodeError):
+            continue
+    return False
 
 
 def read_gpus(output: str) -> list[Gpu]:

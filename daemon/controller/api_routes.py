@@ -86,6 +86,10 @@ def api_routes(controller: Controller, context: DaemonContext) -> Blueprint:
         await controller.unload(decode_body(request, UnloadRequest).model)
         return json_response(None)
 
+    @blueprint.get("/api/devices")
+    async def devices(request: AnyRequest) -> HTTPResponse:
+        return json_response(await controller.devices())
+
     @blueprint.get("/api/events")
     async def events(request: AnyRequest) -> None:
         try:
@@ -93,6 +97,8 @@ def api_routes(controller: Controller, context: DaemonContext) -> Blueprint:
                 stream = await _open(request)
                 for info in controller.workers():
                     await stream.send(_event_line(DaemonEvent("worker", worker=info, name=info.name)))
+                found = await controller.devices()
+                await stream.send(_event_line(DaemonEvent("devices", devices=found.devices)))
                 await stream.send(_event_line(DaemonEvent("ready")))
                 await _relay(stream, subscription, comment_s)
                 await stream.send(end_stream=True)

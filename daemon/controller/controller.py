@@ -12,6 +12,7 @@ import msgspec
 from sanic import Blueprint
 
 from daemon.controller.attach import Attachments
+from daemon.controller.devices import WATCH_S, Devices, OurWorker
 from daemon.controller.estimates import Estimates
 from daemon.controller.fastchat import FastChatView
 from daemon.controller.heads import Heads
@@ -36,6 +37,7 @@ from fcd.builtin import is_builtin
 from fcd.errors import ApiError
 from fcd.settings import MOST_REPLICAS, DaemonSettings, Settings, write_snapshot
 from fcd.wire.admin import DaemonEvent, EstimateReply, LoadEvent, LoadRequest, ModelInfo, ModelOptions, WorkerInfo
+from fcd.wire.devices import DeviceList
 
 if TYPE_CHECKING:
     from daemon.context import DaemonContext
@@ -67,6 +69,7 @@ class Controller:
         self.stall_s = context.settings.daemon.stall_s
         self._machine = MachineMemory()
         self._memory = memory or self._machine
+        self._devices = Devices(self._machine, self._our_workers)
         self.hub = Hub()
         self.registry = Registry()
         self.catalog = Models(context.settings, self._has_gpu)
@@ -111,6 +114,7 @@ class Controller:
         if self._machine.gpus:
             self._background.append(asyncio.get_running_loop().create_task(self._watch_gpus()))
         self._background.append(asyncio.get_running_loop().create_task(self._tidy()))
+        self._background.append(asyncio.get_running_loop().create_task(self._tell_devices()))
         await self.attachments.start()
         await self.heads.start()
         preloads = [name for name, model in self._context.settings.models.items() if model.preload]
@@ -165,6 +169,31 @@ class Controller:
             await asyncio.sleep(_GPU_REFRESH_S)
             await self._machine.refresh()
             self.supervisor.read_memory(force=True)
+
+    async def _tell_devices(self) -> None:
+        """Send readings to those who watch, and read nothing while nobody does."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if self.hub.watched:
+                try:
+                    found = await self._devices.read()
+                except Exception:
+                    log.exception("the devices could not be read")
+                    continue
+                self.hub.publish(DaemonEvent("devices", devices=found.devices))
+
+    async def devices(self) -> DeviceList:
+        """What each device of this machine is doing, at most a second old."""
+        return await self._devices.read()
+
+    def _our_workers(self) -> list[OurWorker]:
+        found = []
+        for name, local in self.supervisor.local.items():
+            worker, record = self.supervisor.state.workers.get(name), self.registry.get(name)
+            if worker is not None and local.pid:
+                memory = record.gauges.memory_bytes or record.fcd.memory_bytes if record is not None else 0
+                found.append(OurWorker(local.pid, memory, tuple(worker.claims)))
+        return found
 
     async def _tidy(self) -> None:
         while True:

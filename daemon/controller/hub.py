@@ -53,6 +53,10 @@ class Hub:
     def __init__(self) -> None:
         self._watchers: set[Subscription] = set()
 
+    @property
+    def watched(self) -> bool:
+        return bool(self._watchers)
+
     @contextmanager
     def subscribe(self) -> Iterator[Subscription]:
         """Events from now on.

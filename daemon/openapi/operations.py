@@ -11,7 +11,7 @@ from daemon.access import Need, need_of
 from daemon.arena.routes import ImportRequest
 from fcd.cli.routes import ROUTES
 from fcd.settings import Settings
-from fcd.wire import access, admin, arena, controller, neighbours, openai, openai_answers
+from fcd.wire import access, admin, arena, controller, devices, neighbours, openai, openai_answers
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -100,6 +100,7 @@ _ANSWERS: Mapping[tuple[str, str], Mapping[int, Answer]] = {
     ("POST", "/api/workers"): {202: Answer(admin.WorkerInfo)},
     ("POST", "/api/workers/attach"): {200: Answer(admin.WorkerInfo)},
     ("GET", "/api/workers/{name}/log"): {200: Answer(admin.LogLines)},
+    ("GET", "/api/devices"): {200: Answer(devices.DeviceList)},
     ("GET", "/api/heads"): {200: Answer(neighbours.HeadList)},
     ("POST", "/api/heads"): {200: Answer(neighbours.Head)},
     ("GET", "/api/models"): {200: Answer(admin.ModelInfoList)},

@@ -41,6 +41,7 @@ def status_routes(context: DaemonContext) -> Blueprint:
             running=len(context.active),
             uptime_s=context.clock() - context.started_at,
             ready=not context.not_ready(),
+            devices=(await context.controller.devices()).devices,
         )
         return HTTPResponse(text, content_type=_METRICS_TYPE)
 

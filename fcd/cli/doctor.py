@@ -99,11 +99,20 @@ def check_package(name: str) -> Check:
 def check_devices() -> Check:
     import psutil
 
-    from fcd.machine import cpu_has_bf16, gpus, has_metal
+    from fcd.machine import GpuProbe, cpu_has_bf16, has_metal
 
-    cards = [f"{card.name} ({size(card.total_bytes)}, {size(card.free_bytes)} free)" for card in gpus()]
+    probe = GpuProbe()
+    try:
+        cards = [f"{card.name} ({size(card.total_bytes)}, {size(card.free_bytes)} free)" for card in probe()]
+    finally:
+        probe.close()
+    if cards and probe.reading is not None:
+        cuda = ".".join(map(str, probe.reading.cuda))
+        cards.append(f"NVIDIA driver {probe.reading.driver} (CUDA {cuda})")
     if has_metal():
         cards.append("Metal")
+    elif not cards:
+        cards.append(probe.note)
     threads, cores = os.cpu_count() or 1, psutil.cpu_count(logical=False) or 1
     bf16 = ", bfloat16" if cpu_has_bf16() else ""
     return Check("devices", "ok", "; ".join([*cards, f"CPU ({cores} cores, {threads} threads{bf16})"]))

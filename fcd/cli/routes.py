@@ -50,6 +50,7 @@ ROUTES: tuple[tuple[str, str, tuple[Route, ...]], ...] = (
             Route("GET", "/api/status", "pid, url, version, readiness and workers"),
             Route("GET", "/api/settings", "the settings in force, and what is wrong with config.toml"),
             Route("GET", "/api/workers", "the workers"),
+            Route("GET", "/api/devices", "what GPUs, CPU and RAM are doing"),
             Route("POST", "/api/workers", "start one"),
             Route("DELETE", "/api/workers/{name}", "stop one"),
             Route("POST", "/api/workers/{name}/restart", "start one again"),

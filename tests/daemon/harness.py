@@ -25,6 +25,7 @@ from fcd.errors import ApiError, model_not_found
 from fcd.paths import Paths, resolve_paths
 from fcd.settings import Settings
 from fcd.wire.admin import ModelInfo, WorkerInfo
+from fcd.wire.devices import DeviceList, DeviceReading
 
 CHAT = "/v1/chat/completions"
 
@@ -66,6 +67,9 @@ class FakeController:
 
     def workers(self) -> list[WorkerInfo]:
         return [WorkerInfo("w1", ["m"], "ready", running=2)]
+
+    async def devices(self) -> DeviceList:
+        return DeviceList([DeviceReading("cpu", "cpu", "A CPU", 100, 60, 20, utilisation=0.5)])
 
     def not_ready(self) -> list[str]:
         return []
