@@ -5,6 +5,8 @@ from __future__ import annotations
 from daemon.arena.arena import Arena
 from daemon.arena.openai import ArenaModels
 from daemon.arena.routes import arena_routes
+from daemon.chats.chats import Chats
+from daemon.chats.routes import chat_routes
 from daemon.context import DaemonContext
 from daemon.gateway.routes import gateway_routes
 from daemon.routes.access import access_routes
@@ -21,8 +23,12 @@ def build_app(context: DaemonContext) -> DaemonApp:
     app.blueprint(describe_routes(context))
     arena = Arena(context)
     context.closers.append(arena.close)
-    app.blueprint(gateway_routes(context, ArenaModels(context, arena)))
+    special = ArenaModels(context, arena)
+    app.blueprint(gateway_routes(context, special))
     app.blueprint(arena_routes(context, arena))
+    chats = Chats(context, special)
+    context.closers.append(chats.close)
+    app.blueprint(chat_routes(context, chats))
     for blueprint in context.controller.blueprints(context):
         app.blueprint(blueprint)
     return app

@@ -13,8 +13,8 @@ _LONGEST_TITLE = 60
 class Place(NamedTuple):
     """Which variant of how many; counted from 0."""
 
-    index: int
-    count: int
+    at: int
+    of: int
 
 
 class Tree:
@@ -66,8 +66,8 @@ class Tree:
     def neighbour(self, message: ChatMessage, step: int) -> ChatMessage | None:
         """The variant `step` away; None beyond the ends."""
         place = self.place(message)
-        index = place.index + step
-        return self.children(message.parent)[index] if 0 <= index < place.count else None
+        index = place.at + step
+        return self.children(message.parent)[index] if 0 <= index < place.of else None
 
     def choose(self, message: str) -> None:
         """Show the path that goes through this message; below it, what was chosen there before."""

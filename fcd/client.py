@@ -16,6 +16,7 @@ import httpx2 as httpx
 import msgspec
 
 from fcd.client_arena import ArenaCalls
+from fcd.client_chats import ChatCalls
 from fcd.errors import ApiError, NotRunning, api_error_from_body
 from fcd.paths import Paths, resolve_paths
 from fcd.wire.admin import (
@@ -77,7 +78,7 @@ class ServerSentEvent(msgspec.Struct, frozen=True):
     data: str
 
 
-class Client(ArenaCalls):
+class Client(ArenaCalls, ChatCalls):
     """One daemon. Use it as an async context manager.
 
     Every method raises `NotRunning` when nothing answers and `ApiError` when the daemon refuses.

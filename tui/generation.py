@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from fcd.errors import FcdError
 from tui.chats import Variant
-from tui.think import ThinkSplitter
+from fcd.think import ThinkSplitter
 
 
 class Streams(Protocol):

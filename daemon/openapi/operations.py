@@ -11,7 +11,7 @@ from daemon.access import Need, need_of
 from daemon.arena.routes import ImportRequest
 from fcd.cli.routes import ROUTES
 from fcd.settings import Settings
-from fcd.wire import access, admin, arena, controller, devices, neighbours, openai, openai_answers
+from fcd.wire import access, admin, arena, chats, controller, devices, neighbours, openai, openai_answers
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -55,6 +55,10 @@ class SettingsAnswer(msgspec.Struct):
 
 
 _LINES = {"lines": {"type": "integer", "minimum": 1, "maximum": 10_000, "default": 200}}
+_PAGE = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+    "offset": {"type": "integer", "minimum": 0, "maximum": 100_000_000, "default": 0},
+}
 _STREAMED = (JSON, EVENTS)
 _BODIES: Mapping[tuple[str, str], Any] = {
     ("POST", "/v1/chat/completions"): openai.ChatRequest,
@@ -80,6 +84,13 @@ _BODIES: Mapping[tuple[str, str], Any] = {
     ("POST", "/api/battles/{id}/vote"): arena.VoteRequest,
     ("POST", "/api/arena/import"): ImportRequest,
     ("POST", "/api/judgments"): arena.JudgedPair,
+    ("POST", "/api/chats"): chats.CreateChat,
+    ("PATCH", "/api/chats/{id}"): chats.PatchChat,
+    ("POST", "/api/chats/import"): chats.ImportChats,
+    ("POST", "/api/chats/{id}/choose"): chats.ChooseRequest,
+    ("PUT", "/api/chats/{id}/log"): chats.PutLog,
+    ("POST", "/api/chats/{id}/generate"): chats.GenerateRequest,
+    ("PUT", "/api/presets/{name}"): chats.Preset,
 }
 _ANSWERS: Mapping[tuple[str, str], Mapping[int, Answer]] = {
     ("POST", "/v1/chat/completions"): {200: Answer(openai_answers.ChatCompletion, _STREAMED)},
@@ -126,6 +137,24 @@ _ANSWERS: Mapping[tuple[str, str], Mapping[int, Answer]] = {
     ("GET", "/api/pairs"): {200: Answer(arena.PairList)},
     ("GET", "/api/voters"): {200: Answer(arena.VoterList)},
     ("GET", "/api/arena/export"): {200: Answer(None, (JSON, "text/csv", "application/x-ndjson"))},
+    ("GET", "/api/chats"): {200: Answer(chats.ChatList)},
+    ("POST", "/api/chats"): {201: Answer(chats.ChatInfo)},
+    ("GET", "/api/chats/search"): {200: Answer(chats.ChatHits)},
+    ("GET", "/api/chats/export"): {200: Answer(None, (JSON, "text/markdown"))},
+    ("POST", "/api/chats/import"): {200: Answer(chats.ChatImportReport)},
+    ("GET", "/api/chats/{id}"): {200: Answer(chats.ChatTree)},
+    ("PATCH", "/api/chats/{id}"): {200: Answer(chats.ChatInfo)},
+    ("DELETE", "/api/chats/{id}"): {200: Answer(chats.ChatInfo)},
+    ("POST", "/api/chats/{id}/restore"): {200: Answer(chats.ChatInfo)},
+    ("GET", "/api/chats/{id}/messages"): {200: Answer(chats.MessageList)},
+    ("GET", "/api/chats/{id}/messages/{message}"): {200: Answer(chats.ChatMessage)},
+    ("POST", "/api/chats/{id}/choose"): {200: Answer(chats.ChatTree)},
+    ("PUT", "/api/chats/{id}/log"): {200: Answer(chats.ChatInfo)},
+    ("POST", "/api/chats/{id}/generate"): {202: Answer(chats.Generation)},
+    ("GET", "/api/chats/{id}/stream"): {200: Answer(chats.ChatEvent, (EVENTS,))},
+    ("POST", "/api/chats/{id}/stop"): {200: Answer(chats.ChatTree)},
+    ("GET", "/api/presets"): {200: Answer(chats.PresetList)},
+    ("PUT", "/api/presets/{name}"): {200: Answer(chats.NamedPreset)},
     ("GET", "/metrics"): {200: Answer(str, (TEXT,))},
     ("GET", "/docs"): {200: Answer(str, ("text/html",))},
     ("GET", "/ready"): {200: Answer(), 503: Answer()},
@@ -135,6 +164,20 @@ _QUERIES: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]] = {
     ("GET", "/api/workers/{name}/log"): _LINES,
     ("GET", "/tokenizer_info"): {"model": {"type": "string", "minLength": 1, "maxLength": 512}},
     ("GET", "/api/battles"): {"limit": {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}},
+    ("GET", "/api/chats"): {**_PAGE, "deleted": {"type": "boolean", "default": False}},
+    ("GET", "/api/chats/{id}/messages"): _PAGE,
+    ("GET", "/api/chats/search"): {
+        "q": {"type": "string", "minLength": 1, "maxLength": 1000},
+        "limit": {"type": "integer", "minimum": 1, "maximum": 500, "default": 50},
+    },
+    ("GET", "/api/chats/export"): {
+        "format": {"type": "string", "enum": ["json", "markdown", "sharegpt", "fastchat"], "default": "json"},
+        "ids": {"type": "string"},
+    },
+    ("GET", "/api/chats/{id}/stream"): {
+        "message": {"type": "string", "maxLength": 64},
+        "cursor": {"type": "string", "pattern": "^[0-9]{1,9}[.][0-9]{1,9}$"},
+    },
 }
 
 

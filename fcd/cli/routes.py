@@ -72,6 +72,27 @@ ROUTES: tuple[tuple[str, str, tuple[Route, ...]], ...] = (
         ),
     ),
     (
+        "Chats",
+        "The admin token or an admin key. A chat is a tree of messages, of which one path is shown.",
+        (
+            Route("GET POST", "/api/chats", "the chats, pinned and latest first; begin one"),
+            Route("GET", "/api/chats/search", "chats by what was said in them"),
+            Route("GET", "/api/chats/export", "chats as a file; `format` and `ids` say which"),
+            Route("POST", "/api/chats/import", "chats from a file; those that are known come once"),
+            Route("GET PATCH DELETE", "/api/chats/{id}", "one with all its messages; name, pin, change, delete it"),
+            Route("POST", "/api/chats/{id}/restore", "take a deletion back, for a month"),
+            Route("GET", "/api/chats/{id}/messages", "a part of the path that is shown"),
+            Route("GET", "/api/chats/{id}/messages/{message}", "one message, with its attachments' data"),
+            Route("POST", "/api/chats/{id}/choose", "show the path through a message"),
+            Route("PUT", "/api/chats/{id}/log", "the chat as it stands in a line; what differs becomes a branch"),
+            Route("POST", "/api/chats/{id}/generate", "ask, or ask again; the daemon writes on by itself"),
+            Route("GET", "/api/chats/{id}/stream", "server-sent events: an answer as it is written, from a cursor on"),
+            Route("POST", "/api/chats/{id}/stop", "stop the answer and keep what was written"),
+            Route("GET", "/api/presets", "system prompts and parameters under names"),
+            Route("PUT DELETE", "/api/presets/{name}", "keep one; remove one"),
+        ),
+    ),
+    (
         "The arena",
         "Battles and the board need what OpenAI's routes need, and a key sees only its own battles; the rest needs the"
         " admin token or an admin key.",

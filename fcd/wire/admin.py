@@ -201,10 +201,11 @@ class LogLines(msgspec.Struct):
 class DaemonEvent(msgspec.Struct, omit_defaults=True):
     """One SSE event of GET /api/events; `event:` carries the same word as `type`."""
 
-    type: Literal["worker", "worker_gone", "models", "ready", "arena", "config", "devices"]
+    type: Literal["worker", "worker_gone", "models", "ready", "arena", "config", "devices", "chats"]
     worker: WorkerInfo | None = None
     name: str = ""
     message: str = ""
-    """Of `config`: what became of a changed config.toml."""
+    """Of `config`: what became of a changed config.toml. Of `chats`: what became of the chat that `name` names, or of
+    all of them when it is empty."""
     devices: list[DeviceReading] = []
     """Of `devices`: sent every two seconds to those who watch."""

@@ -37,7 +37,7 @@ def test_the_routes_are_those_that_the_daemon_has() -> None:
     from daemon.gateway.routes import RELAYED, TOKENIZER
 
     served = {("POST", path) for path in (*RELAYED, *TOKENIZER)}
-    for folder in ("daemon/gateway", "daemon/controller", "daemon/routes", "daemon/arena"):
+    for folder in ("daemon/gateway", "daemon/controller", "daemon/routes", "daemon/arena", "daemon/chats"):
         for file in (ROOT / folder).glob("*.py"):
             for method, path in _DECORATED.findall(file.read_text(encoding="utf-8")):
                 served.add((method.upper(), re.sub(r"<[^>]+>", "{}", path)))

@@ -21,7 +21,7 @@ from tui.fits import fitting, fitting_words
 from tui.glyphs import ASCII, UNICODE, bar, choose_glyphs, sparkline
 from tui.loglines import fresh_lines, levels_of
 from tui.themes import user_themes
-from tui.think import ThinkSplitter
+from fcd.think import ThinkSplitter
 
 
 @given(st.lists(st.integers(0, 200), max_size=8))

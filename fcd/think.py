@@ -20,6 +20,8 @@ class ThinkSplitter:
             return self._start(text)
         if self._state == "thinking":
             return self._think(text)
+        if self._state == "between":
+            return self._begin(text), ""
         return text, ""
 
     def finish(self) -> tuple[str, str]:
@@ -41,11 +43,18 @@ class ThinkSplitter:
     def _think(self, text: str) -> tuple[str, str]:
         end = text.find(_CLOSE)
         if end >= 0:
-            self._state = "answer"
-            return text[end + len(_CLOSE) :].lstrip("\n"), text[:end]
+            self._state = "between"
+            return self._begin(text[end + len(_CLOSE) :]), text[:end]
         keep = _partial(text)
         self._held = text[len(text) - keep :]
         return "", text[: len(text) - keep]
+
+    def _begin(self, text: str) -> str:
+        """The answer's beginning, without the empty lines that follow the thoughts."""
+        begun = text.lstrip("\n")
+        if begun:
+            self._state = "answer"
+        return begun
 
 
 def _partial(text: str) -> int:

@@ -1,0 +1,1 @@
+"""Conversations that the daemon keeps and lets models go on with."""
