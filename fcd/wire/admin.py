@@ -135,6 +135,8 @@ class WorkerInfo(msgspec.Struct, omit_defaults=True):
     capabilities: list[str] = []
     log: str = ""
     """Path of the worker's log file on the daemon's machine."""
+    notes: list[str] = []
+    """What a person should know of how it was started, such as a context that was shortened to fit."""
 
 
 class WorkerList(msgspec.Struct):
