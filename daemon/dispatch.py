@@ -25,6 +25,10 @@ class Target(msgspec.Struct, frozen=True):
     api_key: str = ""
     names: dict[str, str] = {}
     """Names here that the worker calls otherwise, with what it calls them."""
+    serves: tuple[str, ...] = ()
+    """The only names that it answers to, where it is strict: requests under any other are sent under the first."""
+    fields: dict[str, list[str]] = {}
+    """By route, the fields that it reads, where it passes over others without a word."""
 
 
 class Lease(Protocol):

@@ -27,6 +27,7 @@ log = logging.getLogger("fcd.controller")
 
 _STATUS_TIMEOUT_S = 5.0
 _MOST_NAMES = 256
+_MOST_FIELDS = 4096
 _MOST_FOREIGN = 4096
 _MOST_STATUS_BYTES = 1024 * 1024
 _NAME_LIMIT = 512
@@ -90,7 +91,9 @@ class Join:
             url=body.worker_name,
             local=False,
             status=status,
-            target=_named(target, status.model_names, body.fcd.served_as if body.fcd is not None else ""),
+            target=_strict(
+                _named(target, status.model_names, body.fcd.served_as if body.fcd is not None else ""), body.fcd
+            ),
             multimodal=body.multimodal,
             check_beat=body.check_heart_beat,
             fcd=body.fcd or FcdExtension(dialect="fastchat", engine="fastchat", device=""),
@@ -112,7 +115,7 @@ class Join:
             target = target_of(name, said.openai_url or body.worker_name, socket=socket_path, api_key=said.api_key)
         except ValueError as error:
             raise invalid("worker_name", str(error)) from None
-        target = _named(target, local.spec.all_names, said.served_as)
+        target = _strict(_named(target, local.spec.all_names, said.served_as), said)
         if not is_loopback(target.host):
             raise ApiError(403, f"A worker of this machine is reached on it, not at {target.host}.", code="forbidden")
         speed = body.worker_status.speed if body.worker_status is not None else 1
@@ -225,6 +228,15 @@ def _named(target: Target, names: Iterable[str], served_as: str) -> Target:
     if not served_as:
         return target
     return msgspec.structs.replace(target, names=dict.fromkeys(names, served_as))
+
+
+def _strict(target: Target, said: FcdExtension | None) -> Target:
+    """With the names and fields that the worker's server knows, where it told them."""
+    if said is None or not (said.serves or said.fields):
+        return target
+    if len(said.serves) > _MOST_NAMES or sum(map(len, said.fields.values())) > _MOST_FIELDS:
+        raise invalid("fcd", f"'fcd' may hold {_MOST_NAMES} names and {_MOST_FIELDS} fields.")
+    return msgspec.structs.replace(target, serves=tuple(said.serves), fields=said.fields)
 
 
 def _status_target(record: Record) -> Target:

@@ -17,9 +17,9 @@ from daemon.gateway.exchange import Exchange
 from daemon.gateway.fastchat.generation import Limits
 from daemon.gateway.fastchat.peer import Peers
 from daemon.gateway.fastchat.translation import Kind, Translation, embed
+from daemon.gateway.fields import body_for
 from daemon.gateway.outlet import Outlet
 from daemon.gateway.prefixes import prefixes_of
-from daemon.gateway.routing import with_model
 from daemon.gateway.upstream import Head, UpstreamConnection, UpstreamLost, UpstreamPool, request_bytes
 from daemon.http import error_response, json_response
 from fcd.errors import ApiError, api_error_from_body
@@ -161,9 +161,7 @@ class Relay:
             UpstreamLost: there will be none.
         """
         order = self._order
-        body = order.body
-        if target.names.get(order.model, order.model) != order.model:
-            body = with_model(body, target.names[order.model])
+        body = body_for(target, order.path, order.model, order.body)
         data = request_bytes(target, order.method, order.path, body, request_id=self._client.request_id)
         connection = self._pool.take(target)
         if connection is not None:
