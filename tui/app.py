@@ -67,7 +67,8 @@ class FcdApp(App[None]):
     """Modes are screens; the connection, the conversations and the settings are here."""
 
     TITLE = "fcd"
-    CSS_PATH = "app.tcss"
+    CSS_PATH = ["app.tcss", *(f"screens/{name}.tcss" for name in ("chat", "battle", "arena", "workers", "logs"))]
+    """All of it at once: Textual parses everything again for a screen that brings rules of its own."""
     ENABLE_COMMAND_PALETTE = False
     BINDINGS = bindings("everywhere")
     MODES: ClassVar[dict[str, str | Callable[[], Screen[None]]]] = {
@@ -95,13 +96,19 @@ class FcdApp(App[None]):
     ) -> None:
         super().__init__()
         self.memory = memory
-        self._own_themes, problems = user_themes(themes) if themes is not None else ([], [])
+        self._own_themes, self._problems = user_themes(themes) if themes is not None else ([], [])
+        for theme in (*THEMES, *self._own_themes):
+            self.register_theme(theme)
+        self.set_reactive(FcdApp.theme, self._first_theme(settings.tui.theme))
+        self._drawn_with: tuple[dict[str, str], bool, bool] | None = self._looks()
+        self.stylesheet.set_variables(self._drawn_with[0])
         self.settings = settings
         self.chats = chats
         self.readonly = readonly
         self.glyphs = choose_glyphs(ascii_only or settings.tui.ascii)
+        self.set_class(self.glyphs.ascii, "-ascii", update=False)
         self.moved_keys, key_problems = keymap(settings.tui.keys)
-        self._problems = [*problems, *key_problems]
+        self._problems += key_problems
         self.now = now
         self.clock = clock
         self.failed_loads: set[str] = set()
@@ -114,11 +121,8 @@ class FcdApp(App[None]):
         return not self.glyphs.ascii and not self.current_theme.ansi
 
     def on_mount(self) -> None:
-        for theme in (*THEMES, *self._own_themes):
-            self.register_theme(theme)
-        self.set_class(self.glyphs.ascii, "-ascii")
+        self.mutate_reactive(FcdApp.theme)
         ScrollBar.renderer = AsciiScrollBar if self.glyphs.ascii else ScrollBarRender
-        self.use_theme(self.settings.tui.theme, quiet=True)
         self.set_keymap(self.moved_keys)
         for problem in self._problems:
             self.notify(problem, severity="warning", markup=False)
@@ -148,14 +152,32 @@ class FcdApp(App[None]):
         """Load a model through the daemon."""
         return self.link.connected().load(LoadRequest(model))
 
-    def use_theme(self, name: str, *, quiet: bool = False) -> None:
+    def _first_theme(self, name: str) -> str:
+        wanted = ALIASES.get(name, name)
+        if wanted in self.available_themes:
+            return wanted
+        if name:
+            self._problems.append(_no_theme(name))
+        return "dark"
+
+    def use_theme(self, name: str) -> None:
         wanted = ALIASES.get(name, name)
         if wanted in self.available_themes:
             self.theme = wanted
             return
         self.theme = "dark"
-        if not quiet or name:
-            self.notify(f"There is no theme '{name}'; {', '.join(CYCLE)} are some.", severity="warning", markup=False)
+        self.notify(_no_theme(name), severity="warning", markup=False)
+
+    def _looks(self) -> tuple[dict[str, str], bool, bool]:
+        theme = self.current_theme
+        return self.get_css_variables(), theme.dark, theme.ansi
+
+    def refresh_css(self, animate: bool = True) -> None:
+        """As Textual does it, but for colours that are in force already: it asks for those again at every start."""
+        looks = self._looks()
+        if looks != self._drawn_with:
+            self._drawn_with = looks
+            super().refresh_css(animate)
 
     def action_theme(self) -> None:
         cycle = [*CYCLE, *(theme.name for theme in self._own_themes if theme.name not in CYCLE)]
@@ -270,6 +292,10 @@ class FcdApp(App[None]):
                 f"{action.help} ({self.key(action.id)})",
                 lambda name=f"{target}.{action.id}": self.call_later(self.run_action, name),
             )
+
+
+def _no_theme(name: str) -> str:
+    return f"There is no theme '{name}'; {', '.join(CYCLE)} are some."
 
 
 def run_tui(
