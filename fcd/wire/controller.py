@@ -42,6 +42,12 @@ class FcdExtension(msgspec.Struct, omit_defaults=True):
     """What the server at `openai_url` calls its model, where that is none of the worker's names."""
     daemon_id: str = ""
     """Of a whole daemon that joins another: tells rings of daemons."""
+    serves: list[str] = []
+    """All names that the server at `openai_url` answers to, where it refuses every other; empty: it does not."""
+    fields: dict[str, list[str]] = {}
+    """Route -> the fields that the server reads, where it passes over others without a word."""
+    notes: list[str] = []
+    """What a person should know of how it was started, such as a context that was shortened to fit."""
 
 
 class EngineGauges(msgspec.Struct, omit_defaults=True):
