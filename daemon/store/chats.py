@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from daemon.store import chat_search
-from fcd.chattree import beginning_of
+from fcd.chattree import beginning_of, content_of
 from fcd.errors import ApiError, NotFound
 from fcd.wire.chats import Attachment, ChatInfo, ChatMessage, ChatTree, CreateChat, LogMessage, NamedPreset, PatchChat
 
@@ -255,11 +255,7 @@ def merge_line(db: sqlite3.Connection, chat: str, messages: Sequence[LogMessage]
     """Make the path that is shown this line of messages; what is new of it becomes a branch. Whether anything was."""
     at, changed = "", False
     for said in messages:
-        row = db.execute(
-            "SELECT id, chosen FROM chat_messages WHERE chat = ? AND coalesce(parent, '') = ? AND role = ?"
-            " AND content = ? ORDER BY chosen DESC, number LIMIT 1",
-            (chat, at, said.role, said.content),
-        ).fetchone()
+        row = _same(db, chat, at, said)
         if row is None:
             message = _from_log(said, at, now)
             add_message(db, chat, message)
@@ -343,6 +339,20 @@ def _unchoose(db: sqlite3.Connection, chat: str, parent: str) -> None:
         "UPDATE chat_messages SET chosen = 0 WHERE chat = ? AND coalesce(parent, '') = ? AND chosen = 1",
         (chat, parent),
     )
+
+
+def _same(db: sqlite3.Connection, chat: str, parent: str, said: LogMessage) -> Any:
+    """Id and chosen of the message below `parent` that says this, its attachments' texts included."""
+    below = "SELECT id, chosen FROM chat_messages WHERE chat = ? AND coalesce(parent, '') = ? AND role = ?"
+    key = (chat, parent, said.role)
+    row = db.execute(f"{below} AND content = ? ORDER BY chosen DESC, number LIMIT 1", (*key, said.content)).fetchone()
+    if row is not None or said.role != "user":
+        return row
+    for each in db.execute(f"{below} AND id IN (SELECT message FROM chat_attachments)", key).fetchall():
+        content = content_of(get_message(db, chat, each[0]))
+        if said.content == (content if isinstance(content, str) else content[0]["text"]):
+            return each
+    return None
 
 
 def _from_log(said: LogMessage, parent: str, now: float) -> ChatMessage:

@@ -111,7 +111,7 @@ class Conversation:
         outcome = await self._session.answer(self._chat, make_display(self._style))
         if not outcome.message.content and (outcome.error is not None or outcome.stopped):
             self._pending = self._chat.undo() or ""
-        self._keep_chat()
+        await self._keep_chat()
         self._report(outcome)
 
     def _report(self, outcome: Outcome) -> None:
@@ -133,7 +133,6 @@ class Conversation:
         handlers: dict[str, Any] = {
             "/help": lambda: print(slash.help_text()),
             "/reset": self._reset,
-            "/undo": self._undo,
             "/save": lambda: self._save(argument),
             "/load": lambda: self._load(argument),
             "/export": lambda: self._export(argument),
@@ -145,6 +144,8 @@ class Conversation:
             await self._regenerate()
         elif name == "/model":
             await self._model(argument)
+        elif name == "/undo":
+            await self._undo()
         else:
             handlers[name]()
 
@@ -153,12 +154,12 @@ class Conversation:
         self._pending = ""
         self._say("A new conversation.")
 
-    def _undo(self) -> None:
+    async def _undo(self) -> None:
         question, self._pending = self._pending or self._chat.undo(), ""
         if question is None:
             self._say("There is nothing to undo.")
             return
-        self._keep_chat()
+        await self._keep_chat()
         first = question.strip().partition("\n")[0]
         self._say(f"Dropped: {first[:60]}{'...' if len(first) > 60 else ''}")
 
@@ -206,6 +207,8 @@ class Conversation:
     def _check_free(self, file: Path) -> None:
         if file.exists() and file not in self._own_files:
             raise FcdError(f"{file} exists already.", hint="Give another name, or remove that file first.")
+        if not file.parent.is_dir():
+            raise FcdError(f"There is no folder {file.parent}.", hint="Make it first, or name one that is there.")
 
     async def _model(self, argument: str) -> None:
         if not argument:
@@ -256,13 +259,15 @@ class Conversation:
         context = f", context {self._session.context_length} tokens" if self._session.context_length else ""
         print(f"{count} in {message.seconds:.2f} s{first}{rate}{context}")
 
-    def _keep_chat(self) -> None:
+    async def _keep_chat(self) -> None:
         if not self._keep:
             return
         try:
             chatlog.keep_chat(self._chat, self._paths)
         except FcdError as error:
             note(f"fcd: this conversation could not be kept: {error.message}")
+        if not self._away:
+            await self._session.keep(self._chat)
 
     def _greet(self) -> None:
         if self._style == "programmatic":
