@@ -43,6 +43,8 @@ class Outcome(msgspec.Struct, frozen=True):
     stopped: bool = False
     """By the person."""
     error: FcdError | None = None
+    usage: dict[str, Any] = {}
+    """As the model's worker counted; empty when it did not come so far."""
 
 
 def open_daemon(paths: Paths, settings: Settings) -> Address:
@@ -120,8 +122,15 @@ class Session:
         message = writing.message(partial=stopped or error is not None)
         if message.content:
             chat.messages.append(message)
-        self.last = Outcome(message, writing.finish_reason, stopped, error)
+        self.last = Outcome(message, writing.finish_reason, stopped, error, writing.usage)
         return self.last
+
+    async def keep(self, chat: Chat) -> None:
+        """Put the conversation into the daemon's store too, while it is up."""
+        if self._client is not None:
+            from fcd.cli.chatting.history import send
+
+            await send(self._client, chat)
 
     async def _stream(self, body: dict[str, Any], writing: _Writing) -> None:
         client = await self._connect()
@@ -147,11 +156,13 @@ class _Writing:
         self._began = time.perf_counter()
         self._first = 0.0
         self._tokens = 0
+        self.usage: dict[str, Any] = {}
         self.finish_reason = ""
 
     def take(self, chunk: dict[str, Any]) -> None:
         usage = chunk.get("usage")
         if isinstance(usage, dict):
+            self.usage = usage
             self._tokens = int(usage.get("completion_tokens") or 0)
         for choice in chunk.get("choices") or []:
             text = (choice.get("delta") or {}).get("content") or ""
