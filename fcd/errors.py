@@ -58,6 +58,12 @@ class ConfigError(FcdError):
     exit_code = EXIT_USAGE
 
 
+class UnknownSetting(ConfigError):
+    """There is no setting of that name."""
+
+    exit_code = EXIT_NOT_FOUND
+
+
 class ModelLoadError(FcdError):
     """A model that cannot be loaded, with the reason."""
 

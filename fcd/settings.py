@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 import tomli_w
 
-from fcd.errors import ConfigError
+from fcd.errors import ConfigError, UnknownSetting
 
 DEFAULT_PORT = 8000
 _MOST_ALIASES = 8
@@ -315,9 +315,8 @@ def write_setting(config_file: Path, name: str, value: str) -> Any:
     """
     tree = read_config(config_file)
     section, _, key = name.rpartition(".")
-    if section not in SECTIONS or not key:
-        raise ConfigError(f"There is no setting '{name}'.{_nearest(name, setting_names())}")
-    _check_keys({key: None}, SECTIONS[section], f"{section}.", config_file)
+    if name not in setting_names():
+        raise UnknownSetting(f"There is no setting '{name}'.{_nearest(name, setting_names())}")
     parsed = _parse(SECTIONS[section], key, value, name)
     if parsed is None:
         _made(tree, section).pop(key, None)
@@ -359,10 +358,10 @@ def get_setting(settings: Settings, name: str) -> Any:
     """The value of `section.key`.
 
     Raises:
-        ConfigError: there is no such setting.
+        UnknownSetting: there is no such setting.
     """
     if name not in setting_names():
-        raise ConfigError(f"There is no setting '{name}'.{_nearest(name, setting_names())}")
+        raise UnknownSetting(f"There is no setting '{name}'.{_nearest(name, setting_names())}")
     value: Any = settings
     for part in name.split("."):
         value = getattr(value, part)
@@ -444,6 +443,22 @@ def _check_model(where: str, name: str, model: ModelSettings) -> None:
             f"{where}: models.{name} has defaults for requests, and the engine '{model.engine}' takes requests as they "
             "are: leave them out."
         )
+
+
+def _check_adapters(where: str, settings: Settings) -> None:
+    """An adapter's name is a model's name: nothing else may have it."""
+    taken = dict.fromkeys(settings.models, "a model")
+    taken.update(dict.fromkeys(settings.aliases, "an alias"))
+    for base, model in settings.models.items():
+        for name, path in model.adapters.items():
+            place = _place(where, f"models.{base}.adapters.{name}")
+            if name in taken:
+                raise ConfigError(f"{place}: models.{base}.adapters.{name}: {taken[name]} has this name already.")
+            if not name or not name.isprintable() or name != name.strip() or {",", "="} & set(name):
+                raise ConfigError(f"{place}: models.{base}.adapters: {name!r} cannot be a model's name.")
+            if not path:
+                raise ConfigError(f"{place}: models.{base}.adapters.{name} names no folder.")
+            taken[name] = f"an adapter of models.{base}"
 
 
 def _table(tree: Mapping[str, Any], section: str, config_file: Path) -> Mapping[str, Any]:
@@ -541,6 +556,7 @@ def _convert(tree: Mapping[str, Any], where: str) -> Settings:
         parse_duration(settings.engines.vllm.sleep_ttl)
     except ConfigError as error:
         raise ConfigError(f"{where}: engines.vllm.sleep_ttl: {error.message}") from error
+    _check_adapters(where, settings)
     for name, model in settings.models.items():
         _check_model(where, name, model)
         if model.keep_alive:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from fcd.cli.command import Parser, add_json
-from fcd.cli.output import note, print_json, table
-from fcd.errors import EXIT_OK, FcdError, NotFound, UsageError
+from fcd.cli.output import note, print_json, printable, table
+from fcd.errors import EXIT_OK, NotFound, UsageError
+
+_NAME = re.compile(r"[^\W_][\w.+:/-]*")
+"""What can be typed without quotes, and stand in a request; `@` asks for a quantization."""
 
 
 def add_arguments(parser: Parser) -> None:
@@ -45,16 +49,18 @@ def run(args: argparse.Namespace) -> int:
 def _add(name: str, model: str, aliases: dict[str, str]) -> None:
     from fcd.builtin import is_builtin
     from fcd.catalog import resolve
-    from fcd.catalog.reference import check_name
+    from fcd.catalog.reference import MAX_NAME
     from fcd.cli.model_flags import for_daemon
     from fcd.paths import resolve_paths
     from fcd.settings import load_settings
 
-    check_name(name, allow_paths=False)
+    if not _NAME.fullmatch(name) or ".." in name or len(name) > MAX_NAME:
+        raise UsageError(
+            f"fcd alias: '{printable(name[:80])}' cannot be a name.",
+            hint="A name begins with a letter or digit and holds letters, digits and . _ - + : / only.",
+        )
     if is_builtin(name):
-        raise FcdError(f"{name} is a built-in model's own name.", hint="Choose another name.")
-    if name.endswith(("@8bit", "@4bit")):
-        raise FcdError("A name cannot end with @8bit or @4bit: those ask for a quantization.")
+        raise UsageError(f"fcd alias: {name} is a built-in model's own name.", hint="Choose another name.")
     target = for_daemon(model)
     settings = load_settings(resolve_paths().config_file)
     settings.aliases = {**aliases, name: target}

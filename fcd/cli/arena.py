@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from fcd.cli import numbers
 from fcd.cli.command import Group, Handler, Parser, add_json, run_subcommand
 from fcd.cli.model_flags import positive
 
@@ -40,10 +41,10 @@ def _battle(group: Group) -> None:
         help="how the two are drawn (default: arena.pairing)",
     )  # fmt: skip
     parser.add_argument("--system", default="", metavar="TEXT", help="the system message")
-    parser.add_argument("--temperature", type=float, default=0.7, metavar="T", help="default: 0.7")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="default: 1.0")
+    parser.add_argument("--temperature", type=numbers.temperature, default=0.7, metavar="T", help="default: 0.7")
+    parser.add_argument("--top-p", type=numbers.share, default=1.0, metavar="P", help="default: 1.0")
     parser.add_argument("--max-new-tokens", type=positive, default=1024, metavar="N", help="tokens (default: 1024)")
-    parser.add_argument("--seed", type=int, default=None, metavar="N", help="the same draw again")
+    parser.add_argument("--seed", type=numbers.seed, default=None, metavar="N", help="the same draw again")
     parser.add_argument(
         "--voter", default="", metavar="NAME", help="who votes, where several people share this machine"
     )
@@ -120,8 +121,12 @@ def add_filters(parser: Parser) -> None:
     group.add_argument("--language", default="", metavar="CODE", help="only in this language, such as en")
     group.add_argument("--since", default="", metavar="TIME", help="a date (2026-01-31), or how long ago (7d)")
     group.add_argument("--until", default="", metavar="TIME", help="a date, or how long ago")
-    group.add_argument("--min-tokens", type=int, default=0, metavar="N", help="both answers together, at least")
-    group.add_argument("--max-tokens", type=int, default=0, metavar="N", help="both answers together, at most")
+    group.add_argument(
+        "--min-tokens", type=numbers.whole(0, 2**31 - 1), default=0, metavar="N", help="both answers together, at least"
+    )
+    group.add_argument(
+        "--max-tokens", type=numbers.whole(0, 2**31 - 1), default=0, metavar="N", help="both answers together, at most"
+    )
     group.add_argument("--voter", default="", metavar="NAME", help="only of this voter")
     group.add_argument(
         "--source", choices=("people", "judge", "import", "all"), default="people",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from typing import TYPE_CHECKING
 
+from fcd.cli import numbers
 from fcd.cli.command import Parser, run_async
 from fcd.cli.model_flags import add_model_flags, add_model_name, chosen_model, for_daemon, model_options, positive
 from fcd.errors import UsageError
@@ -13,6 +15,7 @@ from fcd.errors import UsageError
 if TYPE_CHECKING:
     from fcd.chatlog import Chat
     from fcd.cli.chatting.displays import Style
+    from fcd.client import Address
     from fcd.paths import Paths
     from fcd.settings import Settings
 
@@ -45,13 +48,22 @@ def add_chat_flags(parser: Parser) -> None:
     """What `chat` and `run` have in common."""
     talk = parser.add_argument_group("talking")
     talk.add_argument("--system", "--conv-system-msg", metavar="TEXT", help="the system message")
-    talk.add_argument("--temperature", type=float, metavar="T", help="0 always takes the likeliest token")
-    talk.add_argument("--top-p", type=float, metavar="P", help="take tokens from this share of probability only")
-    talk.add_argument("--top-k", type=int, metavar="K", help="take one of the K likeliest tokens only")
-    talk.add_argument("--min-p", type=float, metavar="P", help="leave out tokens below this share of the likeliest")
-    talk.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1 makes repeating less likely")
+    talk.add_argument("--temperature", type=numbers.temperature, metavar="T", help="0 always takes the likeliest token")
+    talk.add_argument(
+        "--top-p", type=numbers.share, metavar="P", help="take tokens from this share of probability only"
+    )
+    talk.add_argument("--top-k", type=numbers.top_k, metavar="K", help="take one of the K likeliest tokens only")
+    talk.add_argument(
+        "--min-p", type=numbers.share, metavar="P", help="leave out tokens below this share of the likeliest"
+    )
+    talk.add_argument(
+        "--repetition-penalty",
+        type=numbers.repetition_penalty,
+        metavar="X",
+        help="above 1 makes repeating less likely",
+    )
     talk.add_argument("--max-new-tokens", type=positive, metavar="N", help="end the answer after N tokens")
-    talk.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer")
+    talk.add_argument("--seed", type=numbers.seed, metavar="N", help="the same seed gives the same answer")
     talk.add_argument(
         "--style",
         choices=("simple", "rich", "programmatic"),
@@ -62,6 +74,7 @@ def add_chat_flags(parser: Parser) -> None:
         "--no-history", action="store_true", help="ask each question on its own and keep nothing of it in files"
     )
     talk.add_argument("--continue", dest="go_on", action="store_true", help="go on with the last conversation")
+    talk.add_argument("--json", action="store_true", help="with PROMPT: print the answer, tokens and times as JSON")
     add_model_flags(parser)
 
 
@@ -79,16 +92,19 @@ def chat(args: argparse.Namespace, model: str, prompt: str) -> int:
     options = model_options(args)
     style: Style = args.style or settings.chat.style
     question = _question(prompt, style, settings)
-    talk = _chat(args, settings, paths)
-    name = for_daemon(model or (talk.model if args.go_on else "") or settings.chat.model)
+    if args.json and not question:
+        raise UsageError("fcd chat: --json is for one answer.", hint='Give a PROMPT: fcd chat --json "a question"')
     from fcd.cli.chatting.session import Session, open_daemon
 
-    session = Session(open_daemon(paths, settings), paths, settings, options)
+    address = open_daemon(paths, settings)
+    talk = _chat(args, settings, paths, address)
+    name = for_daemon(model or (talk.model if args.go_on else "") or settings.chat.model)
+    session = Session(address, paths, settings, options)
     if question:
         from fcd.cli.chatting.oneshot import ask_once
 
         keep_in = paths if args.go_on and not args.no_history else None
-        return run_async(ask_once(session, name, talk, question, keep_in=keep_in))
+        return run_async(ask_once(session, name, talk, question, keep_in=keep_in, as_json=args.json))
     from fcd.cli.chatting.conversation import converse
 
     keep = not args.no_history
@@ -112,12 +128,13 @@ def _question(prompt: str, style: Style, settings: Settings) -> str:
     return question
 
 
-def _chat(args: argparse.Namespace, settings: Settings, paths: Paths) -> Chat:
+def _chat(args: argparse.Namespace, settings: Settings, paths: Paths, address: Address) -> Chat:
     from fcd import chatlog
+    from fcd.cli.chatting.history import latest
 
     given = {field: getattr(args, flag) for flag, field in _PARAMETERS.items() if getattr(args, flag) is not None}
     if args.go_on:
-        last = chatlog.last_chat(paths)
+        last = asyncio.run(latest(address, paths))
         if last is None:
             raise UsageError(
                 "fcd chat: there is no conversation to go on with.", hint="`fcd chat` begins one; it is kept."

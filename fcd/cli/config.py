@@ -18,7 +18,8 @@ run = run_subcommand
 
 def add_arguments(parser: Parser) -> None:
     group = Group(parser)
-    group.add("path", "print where config.toml is", _path)
+    where = group.add("path", "print where config.toml is", _path)
+    add_json(where)
     show = group.add("show", "print every setting as it is in force, with the file and the environment", _show)
     add_json(show)
     get = group.add("get", "print one setting", _get)
@@ -39,7 +40,11 @@ def _file() -> Path:
 
 
 def _path(args: argparse.Namespace) -> int:
-    print(_file())
+    file = _file()
+    if args.json:
+        print_json({"path": str(file), "exists": file.is_file()})
+    else:
+        print(file)
     return EXIT_OK
 
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fcd.cli import numbers
 from fcd.cli.command import Group, Parser, add_json, run_subcommand
 from fcd.cli.ensure import OnProgress, not_ready, progress_on_stderr, start_daemon
 from fcd.cli.neighbours import add_neighbours
@@ -42,7 +43,9 @@ def add_arguments(parser: Parser) -> None:
     foreground.add_argument("--detached", action="store_true", help=argparse.SUPPRESS)
     logs = group.add("logs", "show the daemon's log", _logs)
     logs.add_argument("-f", "--follow", action="store_true", help="go on showing what is written")
-    logs.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="how many lines (default: 100)")
+    logs.add_argument(
+        "-n", "--lines", type=numbers.lines, default=100, metavar="N", help="how many lines (default: 100)"
+    )
     logs.add_argument("--json", action="store_true", help="print the lines as they are in the file: JSON")
     add_neighbours(group)
 
@@ -176,10 +179,14 @@ def _status(args: argparse.Namespace) -> int:
     paths = resolve_paths()
     instance = running_instance(paths)
     if instance is None:
+        if args.json:
+            why = _not_running(paths)
+            print(json.dumps({"running": False, "ready": False, "reasons": [f"{why.message} {why.hint}"]}))
+            return why.exit_code
         raise _not_running(paths)
     status = _ask_status(instance, paths)
     if args.json:
-        print(json.dumps(status))
+        print(json.dumps({"running": True, **status}))
     else:
         _print_status(status)
     return EXIT_OK

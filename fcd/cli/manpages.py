@@ -275,7 +275,8 @@ def _api_page() -> str:
     page.example(
         "curl http://localhost:8000/v1/chat/completions \\\n"
         "  -H 'Content-Type: application/json' \\\n"
-        '  -d \'{"model": "guide", "messages": [{"role": "user", "content": "Hello"}]}\''
+        '  -d \'{"model": "guide",\n'
+        '       "messages": [{"role": "user", "content": "Hello"}]}\''
     )
     page.heading("SEE ALSO")
     page.paragraph("fcd(1), fcd-key(1), fcd-token(1)")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fcd.cli.access import running_client
 from fcd.cli.command import Parser, add_json, run_async
 from fcd.cli.model_flags import positive
+from fcd.cli.numbers import temperature, within
 from fcd.cli.output import print_json, printable
 from fcd.errors import EXIT_OK, FcdError
 
@@ -24,8 +25,10 @@ def add_arguments(parser: Parser) -> None:
         "--message", default="Tell me a story with more than 1000 words.", metavar="TEXT", help="what is asked"
     )
     parser.add_argument("--max-new-tokens", type=positive, default=32, metavar="N", help="tokens (default: 32)")
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="default: 0")
-    parser.add_argument("--timeout", type=float, default=120.0, metavar="S", help="seconds to wait (default: 120)")
+    parser.add_argument("--temperature", type=temperature, default=0.0, metavar="T", help="default: 0")
+    parser.add_argument(
+        "--timeout", type=within(0, above=True), default=120.0, metavar="S", help="seconds to wait (default: 120)"
+    )
     add_json(parser)
 
 

@@ -35,6 +35,20 @@ def test_ping_and_ps_tell_the_truth(shared_daemon: Home) -> None:
     assert ready[0]["pid"] == shared_daemon.worker_pid()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "load nope", "chat -m nope hi", "run nope hi", "ping nope", "unload nope",
+        "worker start nope", "worker stop nope", "worker restart nope", "worker show nope",
+        "worker logs nope", "worker detach nope", "daemon leave http://nope:1",
+    ],
+)  # fmt: skip
+def test_what_is_not_there_is_4(shared_daemon: Home, line: str) -> None:
+    done = shared_daemon.fcd(*line.split(), check=False)
+    assert done.returncode == 4, (done.stdout, done.stderr)
+    assert "nope" in done.stderr
+
+
 def test_the_old_module_spelling_works(shared_daemon: Home) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fcd.cli", "--model-path", "guide", "Hello"],

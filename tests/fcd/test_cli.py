@@ -94,7 +94,7 @@ def test_every_module_of_the_table_keeps_the_protocol() -> None:
         (["pull", "nobody/nothing"], 1, "HF_HUB_OFFLINE"),
         (["tui"], 2, "terminal"),
         (["run"], 2, "required: MODEL\n"),
-        (["config", "get", "chat.modle"], 2, "Did you mean 'chat.model'?"),
+        (["config", "get", "chat.modle"], 4, "Did you mean 'chat.model'?"),
         (["completion", "tcsh"], 2, "bash, zsh, fish"),
     ],
 )
@@ -210,7 +210,7 @@ def test_aliases(env: dict[str, str]) -> None:
     assert json.loads(fcd("alias", "--json", env=env).stdout) == {"small": "guide-mini"}
     listed = json.loads(fcd("ls", "--json", env=env).stdout)["models"]
     assert next(model for model in listed if model["name"] == "small")["description"] == "alias of guide-mini"
-    assert fcd("alias", "guide", "guide-mini", env=env).returncode == 1
+    assert fcd("alias", "guide", "guide-mini", env=env).returncode == 2
     assert fcd("alias", "x", "nosuch", env=env).returncode == 4
     assert fcd("alias", "small", "small", env=env).returncode == 1, "a circle"
     assert fcd("alias", "small", "--remove", env=env).returncode == 0
