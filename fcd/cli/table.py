@@ -23,6 +23,7 @@ SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
             Entry("chat", "talk to a model; with PROMPT or a pipe, print one answer", "fcd.cli.chat", "[PROMPT...]"),
             Entry("run", "the same, with the model named first", "fcd.cli.run", "MODEL [PROMPT...]"),
             Entry("tui", "open the interface in the terminal", "fcd.cli.tui"),
+            Entry("chats", "list, find, export and import the chats that are kept", "fcd.cli.chats", "COMMAND"),
             Entry("arena", "blind battles, votes, and the board they make", "fcd.cli.arena", "COMMAND"),
         ),
     ),
