@@ -39,7 +39,7 @@ class InstanceLock:
     def acquire(cls, paths: Paths) -> InstanceLock:
         """Raises AlreadyRunning, with pid and URL where they are known."""
         deadline = time.monotonic() + _PROBE_GRACE_S
-        while (file := _try_lock(paths.lockfile)) is None:
+        while (file := try_lock(paths.lockfile)) is None:
             instance = read_record(paths)
             if time.monotonic() > deadline or (instance is not None and is_process(instance)):
                 raise already_running(instance)
@@ -63,7 +63,7 @@ def lock_is_held(paths: Paths) -> bool:
     """Whether a daemon lives for these folders."""
     if not paths.lockfile.exists():
         return False
-    file = _try_lock(paths.lockfile)
+    file = try_lock(paths.lockfile)
     if file is None:
         return True
     file.close()
@@ -125,8 +125,8 @@ def write_private(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def _try_lock(path: Path) -> IO[bytes] | None:
-    """The open, locked file, or None when another process holds the lock."""
+def try_lock(path: Path) -> IO[bytes] | None:
+    """Take a lock that ends with the process. The open, locked file, or None when another process holds the lock."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("ab")
     try:

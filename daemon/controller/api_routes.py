@@ -97,8 +97,6 @@ def api_routes(controller: Controller, context: DaemonContext) -> Blueprint:
                 stream = await _open(request)
                 for info in controller.workers():
                     await stream.send(_event_line(DaemonEvent("worker", worker=info, name=info.name)))
-                found = await controller.devices()
-                await stream.send(_event_line(DaemonEvent("devices", devices=found.devices)))
                 await stream.send(_event_line(DaemonEvent("ready")))
                 await _relay(stream, subscription, comment_s)
                 await stream.send(end_stream=True)

@@ -46,6 +46,7 @@ SECTIONS: tuple[tuple[str, tuple[Entry, ...]], ...] = (
         (
             Entry("daemon", "start, stop and watch the background daemon", "fcd.cli.daemon", "COMMAND"),
             Entry("worker", "run models here or on other machines", "fcd.cli.worker", "COMMAND", passthrough=True),
+            Entry("engine", "install vLLM and list what can run models here", "fcd.cli.engine", "COMMAND"),
             Entry("key", "make and revoke API keys", "fcd.cli.key", "COMMAND"),
             Entry("token", "make and revoke join tokens for remote workers", "fcd.cli.token", "COMMAND"),
         ),
