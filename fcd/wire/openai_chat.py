@@ -18,8 +18,8 @@ Role = Literal["system", "developer", "user", "assistant", "tool"]
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 _NOT_OFFERED: Final[dict[str, tuple[Any, ...]]] = {
-    "functions": ([],),
-    "function_call": ("none",),
+    "functions": (),
+    "function_call": (),
     "audio": (),
     "modalities": (["text"],),
     "prediction": (),

@@ -198,6 +198,13 @@ def test_what_is_not_offered_is_refused_by_name(name: str) -> None:
     assert (error.param, error.code) == (name, "unsupported_parameter")
 
 
+@pytest.mark.parametrize(("name", "value"), [("functions", []), ("function_call", "none"), ("function_call", "auto")])
+def test_the_old_form_of_tools_is_refused_even_where_it_asks_for_nothing(name: str, value: Any) -> None:
+    error = refusal(parse_chat, chat(**{name: value}))
+    assert (error.param, error.code) == (name, "unsupported_parameter")
+    parse_chat(chat(**{name: None}))
+
+
 def test_missing_fields_are_named() -> None:
     assert refusal(parse_chat, b'{"model": "m"}').param == "messages"
     assert refusal(parse_chat, json.dumps({"messages": MESSAGES}).encode()).param == "model"
