@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from daemon.engines.transformers.arena import ArenaStore
+from daemon.engines.transformers.flash_rows import FlashBatch, flash_attend
 from daemon.engines.transformers.kv_store import KvStore, LayerSpec
 
 NAME = "fcd"
@@ -78,6 +80,8 @@ class Step:
     masks: dict[Any, torch.Tensor | None] = field(default_factory=dict)
     seen: dict[int, tuple[LayerSpec, AttentionKind]] | None = None
     """Filled for each layer when given: how the loader learns what the store must hold, and how it is read."""
+    flash: tuple[ArenaStore, FlashBatch] | None = None
+    """Rows read where they lie, in one call; `groups`, `chunks` and `store` are then not used."""
 
 
 _current = threading.local()
@@ -150,6 +154,8 @@ def attend(
     Returns:
         `[N, heads, dim]`.
     """
+    if step.flash is not None:
+        return flash_attend(*step.flash, layer, q, k, v, kind)
     outputs = [_decode(step, group, layer, q, k, v, kind) for group in step.groups]
     outputs += [_prefill(step, chunk, layer, q, k, v, kind) for chunk in step.chunks]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

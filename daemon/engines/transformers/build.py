@@ -16,6 +16,7 @@ from daemon.engines.transformers.detokenizer import DetokenizerFactory
 from daemon.engines.transformers.embeddings import Embedder
 from daemon.engines.transformers.engine import TransformersEngine
 from daemon.engines.transformers.families import has_relative_positions
+from daemon.engines.transformers.flash_rows import flash_usable
 from daemon.engines.transformers.lean import LeanDecoder, build_lean
 from daemon.engines.transformers.loader import LoadedModel, kv_budget, load_model
 from daemon.engines.transformers.lora import Adapters, install
@@ -66,7 +67,8 @@ def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts:
     chunk = PREFILL_CHUNK if loaded.kind == "packed" else 0
     scheduler = Scheduler(pool, max_running=parallel, max_waiting=options.max_waiting, chunk=chunk)
     detokenizers = DetokenizerFactory(loaded.tokenizer)
-    core = EngineCore(runner, scheduler, pool, detokenizers, model_bytes=info.memory_bytes)
+    ahead = _make_graphs(runner, parallel, progress)
+    core = EngineCore(runner, scheduler, pool, detokenizers, model_bytes=info.memory_bytes, ahead=ahead)
     info = msgspec.structs.replace(info, parallel=parallel)
     progress("ready", 1.0, 1.0)
     start = decoder_start(loaded.model) if loaded.kind == "seq2seq" else None
@@ -82,10 +84,15 @@ def _make_runner(loaded: LoadedModel, budget: int) -> tuple[Runner, RowPool, Ada
         if lean is not None and not lean_agrees(model, lean, device):
             log.warning("the lean forward differs from %s's own; it is not used", loaded.info.architecture)
             lean = None
+        if device.type == "cuda":
+            # What merging the weights left unused goes back to the device.
+            torch.cuda.empty_cache()
         threads = _tune_threads(model, lean, device) if device.type == "cpu" and not is_fixed() else None
-        pool = _make_pool(context, sum(layer.bytes_per_token for layer in layers), budget, max_cached=MAX_CACHED)
+        flash = flash_usable(layers, kinds, model.config.get_text_config(decoder=True).num_attention_heads)
+        per_token = sum(layer.bytes_per_token for layer in layers)
+        pool = _make_pool(context, per_token, budget, max_cached=MAX_CACHED, scattered=flash)
         adapters = _install_adapters(loaded, lean)
-        return PackedRunner(model, pool, layers, lean, threads, adapters), pool, adapters
+        return PackedRunner(model, pool, layers, lean, threads, adapters, flash=flash), pool, adapters
     pool = _make_pool(context, _cache_bytes_per_token(model), budget, max_cached=0)
     if loaded.kind == "serial":
         return SerialRunner(model), pool, None
@@ -122,13 +129,22 @@ def _tune_threads(model: Any, lean: LeanDecoder | None, device: torch.device) ->
     return plan
 
 
-def _make_pool(context: int, per_token: int, budget: int, *, max_cached: int) -> RowPool:
+def _make_graphs(runner: Runner, parallel: int, progress: LoadProgress) -> PackedRunner | None:
+    """Capture the decode steps of a runner that can have them; gives the runner if it has."""
+    if not isinstance(runner, PackedRunner) or not runner.make_graphs(parallel):
+        return None
+    assert runner.graphs is not None
+    runner.graphs.prepare(lambda done, total: progress("cuda graphs", done, total))
+    return runner
+
+
+def _make_pool(context: int, per_token: int, budget: int, *, max_cached: int, scattered: bool = False) -> RowPool:
     if budget < per_token * min(context, 256):
         raise ModelLoadError(
             f"Only {budget / 2**20:.0f} MiB are left for the KV cache, which holds {budget // per_token} tokens.",
             hint="Use a smaller model or --load-8bit, or free memory.",
         )
-    return RowPool(context, per_token, budget, max_cached=max_cached)
+    return RowPool(context, per_token, budget, max_cached=max_cached, scattered=scattered)
 
 
 def _cache_bytes_per_token(model: Any) -> int:

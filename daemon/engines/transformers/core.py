@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 
 from daemon.engines.base import Delta, EngineStats, FinishReason, TokenLogprob
+from daemon.engines.transformers.ahead import AheadRunner, Flight, can_fly, followers
 from daemon.engines.transformers.detokenizer import DetokenizerFactory
 from daemon.engines.transformers.masks import apply_masks
 from daemon.engines.transformers.packed import wants_prompt_logprobs
@@ -40,6 +41,7 @@ class EngineCore:
 
     Args:
         clock: seconds, monotonic.
+        ahead: the runner, where it can begin a step before the last one's tokens have been read.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class EngineCore:
         *,
         clock: Callable[[], float] = time.monotonic,
         model_bytes: int = 0,
+        ahead: AheadRunner | None = None,
     ) -> None:
         self.scheduler = scheduler
         self._runner = runner
@@ -60,6 +63,8 @@ class EngineCore:
         self._model_bytes = model_bytes
         self._requests: dict[int, RequestState] = {}
         self._events: list[Event] = []
+        self._ahead = ahead
+        self._flight: Flight | None = None
         self._batch: SamplingBatch | None = None
         self._batch_rows: list[Sequence] = []
         self._masked: list[int] = []
@@ -94,9 +99,14 @@ class EngineCore:
     @torch.inference_mode()
     def step(self) -> list[Event]:
         """One step; gives what happened in it, in order."""
-        plan = self.scheduler.plan()
-        if plan.decode or plan.prefill:
-            self._compute(plan)
+        flight, self._flight = self._flight, None
+        if flight is not None:
+            self._flight = self._follow(flight)
+            self._advance_all(flight.land())
+        if self._flight is None:
+            plan = self.scheduler.plan()
+            if plan.decode or plan.prefill:
+                self._compute(plan)
         events, self._events = self._events, []
         return events
 
@@ -135,12 +145,35 @@ class EngineCore:
         logits, sequences = self._end_silent(logits, sequences)
         if not sequences:
             return
-        tokens = self._sample(logits, sequences)
+        if self._ahead is not None and not plan.prefill and all(can_fly(s) for s in sequences):
+            positions = [len(s.ids) for s in sequences]
+            self._flight = Flight.start(sequences, self._choose(logits, sequences, positions))
+            return
+        self._advance_all(list(zip(sequences, self._sample(logits, sequences), strict=True)))
+
+    def _follow(self, flight: Flight) -> Flight | None:
+        """Start the step behind one that is under way, if it can be known what it will be."""
+        places = followers(flight, self.scheduler)
+        if self._ahead is None or not places:
+            return None
+        sequences, tokens = flight.sequences, flight.tokens
+        if len(places) < len(sequences):
+            sequences = [sequences[i] for i in places]
+            tokens = tokens[torch.tensor(places, device=tokens.device)]
+        logits = self._ahead.decode_ahead(sequences, tokens)
+        if logits is None:
+            return None
+        return Flight.start(sequences, self._choose(logits, sequences, [len(s.ids) + 1 for s in sequences]))
+
+    def _advance_all(self, pairs: list[tuple[Sequence, int]]) -> None:
+        """Take one new token of each sequence."""
+        if not pairs:
+            return
         now = self._clock()
-        for sequence, token in zip(sequences, tokens, strict=True):
+        for sequence, token in pairs:
             self._advance(sequence, token, now)
-        self._generated += len(sequences)
-        self._steps.append((now, len(sequences)))
+        self._generated += len(pairs)
+        self._steps.append((now, len(pairs)))
 
     def _pace(self, tokens: int, seconds: float) -> None:
         """Keep the prompt tokens beside decoding rows to what this machine computes in STALL seconds."""
@@ -149,12 +182,20 @@ class EngineCore:
         wanted = max(MIN_CHUNK, int(self._prefill_rate * STALL))
         self.scheduler.chunk_beside = min(self.scheduler.chunk, wanted)
 
-    def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
+    def _choose(self, logits: torch.Tensor, sequences: list[Sequence], positions: list[int]) -> torch.Tensor:
+        """Tokens of sequences that can fly, on the device of the logits."""
+        return self._sampling(logits, sequences).choose(logits, positions)
+
+    def _sampling(self, logits: torch.Tensor, sequences: list[Sequence]) -> SamplingBatch:
         batch = self._batch
         if batch is None or self._batch_rows != sequences:
             batch = SamplingBatch([_row_params(s) for s in sequences], logits.shape[-1], logits.device)
             self._batch, self._batch_rows = batch, sequences
             self._masked = [i for i, s in enumerate(sequences) if s.mask is not None]
+        return batch
+
+    def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
+        batch = self._sampling(logits, sequences)
         wanted = [i for i, s in enumerate(sequences) if _ranks_choices(s)]
         # The processing below is in place, and log-probabilities are of the raw logits.
         raw = logits[wanted].float() if wanted else None

@@ -19,7 +19,7 @@ from daemon.engines.transformers.adapter_files import AdapterFile, read_adapters
 from daemon.engines.transformers.context import context_length
 from daemon.engines.transformers.families import can_pack
 from daemon.engines.transformers.packed import packed_agrees
-from daemon.engines.transformers.placement import Placement, place
+from daemon.engines.transformers.placement import Placement, gpu_kv_bytes, left_in_memory, parse_bytes, place
 from daemon.engines.transformers.progress import report_progress
 from daemon.engines.transformers.quantizer import bits_of, quantization_config
 from daemon.engines.transformers.threads import choose_threads
@@ -182,6 +182,7 @@ def _load_weights(
                 hint="Load it without --load-8bit and --load-4bit.",
             )
         extra["quantization_config"] = quantization_config(bits, placement.device, dtype)
+    _say_what_stays(folder, placement, bits, progress)
     with report_progress(progress):
         return kind.from_pretrained(
             folder,
@@ -193,6 +194,16 @@ def _load_weights(
             local_files_only=True,
             trust_remote_code=options.trust_remote_code,
         )
+
+
+def _say_what_stays(folder: Path, placement: Placement, bits: int, progress: LoadProgress) -> None:
+    """Say before loading that a part of the weights will be kept in main memory: each step will wait for it."""
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    weights = weights * bits // 16 if bits else weights
+    if left := left_in_memory(weights, placement):
+        said = f"weights, about {left / 2**30:.1f} of {weights / 2**30:.1f} GiB kept in RAM"
+        log.warning("%s, because the GPU memory allowed is less; every token waits for them", said)
+        progress(said, 0.0, 0.0)
 
 
 def _describe(
@@ -243,5 +254,6 @@ def kv_budget(options: LoadOptions, device: torch.device) -> int:
         return options.kv_bytes
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free * 0.8)
+        limit = parse_bytes(options.max_gpu_memory) if options.max_gpu_memory else 0
+        return gpu_kv_bytes(limit, free, torch.cuda.memory_allocated(device))
     return int(psutil.virtual_memory().available * 0.4)

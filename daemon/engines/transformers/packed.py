@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from daemon.engines.transformers.arena import ArenaStore
 from daemon.engines.transformers.attention import NAME, AttentionKind, DecodeGroup, PrefillChunk, Step, running
+from daemon.engines.transformers.cuda_graphs import DecodeGraphs
+from daemon.engines.transformers.flash_rows import Stretch, describe
 from daemon.engines.transformers.kv_store import KvStore, LayerSpec
 from daemon.engines.transformers.lean import LeanDecoder
 from daemon.engines.transformers.lora import Adapters, LoraBatch, applied
 from daemon.engines.transformers.rows import RowPool
 from daemon.engines.transformers.scheduler import Plan, Work
+from daemon.engines.transformers.sequence import Sequence
 from daemon.engines.transformers.threads import ThreadPlan
 
 LONG = 0.3
@@ -30,6 +33,7 @@ class PackedRunner:
         lean: the model's lean form, where it has one.
         threads: how many threads a step gets; None leaves them as they are.
         adapters: those that sequences may name.
+        flash: attend over rows where they lie (see `flash_usable`).
     """
 
     def __init__(
@@ -40,6 +44,8 @@ class PackedRunner:
         lean: LeanDecoder | None = None,
         threads: ThreadPlan | None = None,
         adapters: Adapters | None = None,
+        *,
+        flash: bool = False,
     ) -> None:
         self._adapters = adapters
         self._threads = threads
@@ -48,7 +54,9 @@ class PackedRunner:
         self._pool = pool
         self._device = model.get_input_embeddings().weight.device
         self._spread = len({layer.device for layer in layers}) > 1
-        self.store = KvStore(layers, pool)
+        self.store: KvStore | ArenaStore = ArenaStore(layers, pool) if flash else KvStore(layers, pool)
+        self.graphs: DecodeGraphs | None = None
+        """Decode steps as CUDA graphs, where the device and the model allow it."""
 
     @torch.inference_mode()
     def forward(self, plan: Plan) -> tuple[torch.Tensor, list[Work]]:
@@ -60,6 +68,11 @@ class PackedRunner:
             none for any other chunk.
         """
         self.store.apply(self._pool.drain())
+        if not plan.prefill:
+            sequences = [work.sequence for work in plan.decode]
+            logits = self._replay(sequences, [work.start for work in plan.decode], None)
+            if logits is not None:
+                return logits, plan.decode
         ids: list[int] = []
         positions: list[int] = []
         keep: list[int] = []
@@ -78,7 +91,7 @@ class PackedRunner:
             elif work.last:
                 keep.append(len(ids) - 1)
                 owners.append(work)
-        step = Step(_groups(plan.decode), _chunks(plan), self.store)
+        step = self._step(plan)
         with applied(self._lora_batch(plan, keep)):
             logits = self._run(step, ids, positions, keep)
         for work in (*plan.decode, *plan.prefill):
@@ -87,8 +100,56 @@ class PackedRunner:
             row.length = work.start + work.count
         return logits, owners
 
+    @torch.inference_mode()
+    def decode_ahead(self, sequences: list[Sequence], tokens: torch.Tensor) -> torch.Tensor | None:
+        """Logits of the step behind one whose tokens are known to the device only; None when that cannot be.
+
+        Args:
+            tokens: `[rows]`, the newest token of each sequence, which its ids lack yet.
+        """
+        self.store.apply(self._pool.drain())
+        return self._replay(sequences, [len(sequence.ids) for sequence in sequences], tokens)
+
+    @torch.inference_mode()
+    def make_graphs(self, most_rows: int) -> bool:
+        """Let decode steps of up to so many rows run as CUDA graphs; False where that cannot be."""
+        if self._lean is None or self._spread or not isinstance(self.store, ArenaStore):
+            return False
+        self.graphs = DecodeGraphs(self._lean, self.store, self.store.keys[0].device, most_rows=most_rows)
+        return True
+
     def memory_bytes(self) -> int:
-        return self.store.allocated_bytes()
+        return self.store.allocated_bytes() + (self.graphs.bytes if self.graphs is not None else 0)
+
+    def _replay(
+        self, sequences: list[Sequence], positions: list[int], tokens: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """One new token of each sequence through a graph; None when there is none for this batch."""
+        graphs, store = self.graphs, self.store
+        if graphs is None or not isinstance(store, ArenaStore) or any(s.adapter for s in sequences):
+            return None
+        rows = [sequence.row for sequence in sequences if sequence.row is not None]
+        assert len(rows) == len(sequences)
+        if tokens is None:
+            ids = [s.ids[position] for s, position in zip(sequences, positions, strict=True)]
+        else:
+            ids = [0] * len(rows)
+        logits = graphs.logits(ids, positions, [store.start(row.size_class, row.slot) for row in rows], tokens)
+        if logits is not None:
+            for row, position in zip(rows, positions, strict=True):
+                row.length = position + 1
+        return logits
+
+    def _step(self, plan: Plan) -> Step:
+        store = self.store
+        if isinstance(store, KvStore):
+            return Step(_groups(plan.decode), _chunks(plan), store)
+        stretches: list[Stretch] = []
+        for work in (*plan.decode, *plan.prefill):
+            row = work.sequence.row
+            assert row is not None
+            stretches.append(Stretch(store.start(row.size_class, row.slot), work.start, work.count))
+        return Step([], [], None, flash=(store, describe(stretches)))
 
     def _lora_batch(self, plan: Plan, keep: list[int]) -> LoraBatch | None:
         """The adapters of a plan's tokens; None when it uses none."""
@@ -194,7 +255,7 @@ def packed_agrees(model: Any, device: torch.device) -> bool:
 
 
 @torch.inference_mode()
-def lean_agrees(model: Any, lean: LeanDecoder, device: torch.device, lengths: Sequence[int] = (5, 9)) -> bool:
+def lean_agrees(model: Any, lean: LeanDecoder, device: torch.device, lengths: tuple[int, ...] = (5, 9)) -> bool:
     """Whether the lean forward gives what the model's own code gives, for sequences of these lengths."""
     want = _packed_logits(model, list(lengths), device, None).float()
     got = _packed_logits(model, list(lengths), device, None, lean).float()
@@ -212,7 +273,7 @@ def adapters_compute(model: Any, lean: LeanDecoder | None, adapters: Adapters, d
             _packed_logits(model, [count for _, count in users], device, None)
         except RuntimeError:
             return False
-        return lean is None or lean_agrees(model, lean, device, [count for _, count in users])
+        return lean is None or lean_agrees(model, lean, device, tuple(count for _, count in users))
 
 
 @torch.inference_mode()

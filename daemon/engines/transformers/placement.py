@@ -15,6 +15,10 @@ from fcd.errors import ModelLoadError
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _KV_SHARE = 0.8
 """Without a limit from the user, weights take at most this much of a GPU's free memory: the rest is for KV."""
+_OVERHEAD = 1 << 30
+"""Under a limit from the user: what CUDA itself, a step's intermediate results and its graphs take."""
+_WEIGHTS_UNDER_LIMIT = 0.85
+"""The weights' share of the rest; what they leave is for KV."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,35 @@ def place(options: LoadOptions, device: torch.device) -> Placement:
     if len(chosen) == 1 and not limit:
         return Placement(first, {"device_map": {"": first}})
     memory: dict[int | str, int] = {
-        i: limit or int(torch.cuda.mem_get_info(i)[0] * _KV_SHARE) if i in chosen else 0 for i in range(count)
+        i: weights_limit(limit) or int(torch.cuda.mem_get_info(i)[0] * _KV_SHARE) if i in chosen else 0
+        for i in range(count)
     }
     memory["cpu"] = int(psutil.virtual_memory().available * 0.9)
     return Placement(first, {"device_map": "auto", "max_memory": memory})
+
+
+def weights_limit(limit: int) -> int:
+    """Bytes of weights on one GPU when everything there may take `limit`; 0 without a limit."""
+    return max(1, int((limit - _OVERHEAD) * _WEIGHTS_UNDER_LIMIT)) if limit else 0
+
+
+def gpu_kv_bytes(limit: int, free: int, allocated: int) -> int:
+    """Bytes for the KV cache of a GPU.
+
+    Args:
+        limit: what the user allows for everything on it; 0 is no limit.
+        free: what is free on it now; allocated: what the weights take already.
+    """
+    share = int(free * _KV_SHARE)
+    return min(share, max(0, limit - _OVERHEAD - allocated)) if limit else share
+
+
+def left_in_memory(weights: int, placement: Placement) -> int:
+    """About how many bytes of the weights do not fit on the GPUs, and are kept in main memory."""
+    memory = placement.arguments.get("max_memory")
+    if memory is None:
+        return 0
+    return max(0, weights - sum(int(size) for name, size in memory.items() if name != "cpu"))
 
 
 def parse_bytes(text: str) -> int:

@@ -102,9 +102,20 @@ class RowPool:
         bytes_per_token: over all layers, K and V.
         budget: bytes that all slabs together may take.
         max_cached: keep this many finished rows as cached prefixes; 0 keeps none.
+        scattered: the store finds rows wherever they are: exchanging two costs nothing, and nothing is gained by
+            bringing them together.
     """
 
-    def __init__(self, context_length: int, bytes_per_token: int, budget: int, *, max_cached: int = 64) -> None:
+    def __init__(
+        self,
+        context_length: int,
+        bytes_per_token: int,
+        budget: int,
+        *,
+        max_cached: int = 64,
+        scattered: bool = False,
+    ) -> None:
+        self.scattered = scattered
         self.bytes_per_token = bytes_per_token
         self.budget = budget
         self.max_cached = max_cached
@@ -201,6 +212,8 @@ class RowPool:
 
     def compact(self) -> None:
         """Bring the running rows of a slab together where holes make up over a quarter of their span."""
+        if self.scattered:
+            return
         for index, size_class in enumerate(self.classes):
             running = [s for s, row in enumerate(size_class.slots) if row is not None and row.state == "running"]
             while running and (running[-1] - running[0] + 1 - len(running)) * 4 > running[-1] - running[0] + 1:
@@ -213,11 +226,12 @@ class RowPool:
         slots = self.classes[index].slots
         row, other = slots[slot], slots[hole]
         assert row is not None
-        if other is None:
+        if other is None and not self.scattered:
             self.effects.append(Copy(index, slot, index, hole, row.length))
         else:
-            self.effects.append(Swap(index, slot, hole, max(row.length, other.length)))
-            other.slot = slot
+            self.effects.append(Swap(index, slot, hole, max(row.length, other.length if other else 0)))
+            if other is not None:
+                other.slot = slot
         row.slot = hole
         slots[slot], slots[hole] = other, row
 
@@ -247,7 +261,7 @@ class RowPool:
         if not self._fits(index):
             return None
         room = (self.budget - self.reserved) // self._row_bytes(index)
-        extra = max(1, min(room, len(slots), 64))
+        extra = 1 if self.scattered else max(1, min(room, len(slots), 64))
         slot = len(slots)
         self._resize(index, slot + extra)
         return slot

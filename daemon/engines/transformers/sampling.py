@@ -131,15 +131,22 @@ class SamplingBatch:
             return logits.argmax(-1)
         everything = len(self.sampled) == self.size
         drawn = logits if everything else logits[self.sampled]
-        uniform = torch.from_numpy(
+        uniform = self._on_device(
             uniforms(self.seeds, np.array([positions[i] for i in self.sampled], dtype=np.uint64))
-        ).to(self.device)
+        )
         tokens = self._draw(drawn.div_(self.temperature), uniform)
         if everything:
             return tokens
         chosen = logits.argmax(-1)
         chosen[self.sampled] = tokens
         return chosen
+
+    def _on_device(self, values: npt.NDArray[np.float64]) -> torch.Tensor:
+        """Copied without waiting for what a GPU is doing, so that the host can go on."""
+        tensor = torch.from_numpy(values)
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def _penalise(self, logits: torch.Tensor, counts: Sequence[TokenCounts | None]) -> None:
         present = [c for i in self.penalised if (c := counts[i]) is not None]
