@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import os
+import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,6 +30,8 @@ from fcd.builtin.tokenizer import END, PAD, save_tokenizer, train_tokenizer
 _WARMUP = 200
 _WEIGHT_DECAY = 0.05
 _LOG_EVERY = 100
+_KEEP_EVERY = 1500
+"""Steps between the versions that are saved on the way, so that a run that is cut off leaves something."""
 
 
 def build_source(open_prompts: Path | None, seed: int, scale: float) -> tuple[Source, list[str]]:
@@ -68,9 +74,19 @@ def batch_loss(model: Any, body: Any, batch: Batch, device: torch.device) -> tor
 
 
 def train_model(
-    size: Size, source: Source, stream: Stream, device: torch.device, steps: int, seconds: float, compiled: bool
+    size: Size,
+    source: Source,
+    stream: Stream,
+    device: torch.device,
+    steps: int,
+    seconds: float,
+    compiled: bool,
+    keep: Callable[[Any], None] = lambda model: None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Train one model from scratch for `steps` steps, or `seconds` seconds if those end first."""
+    """Train one model from scratch for `steps` steps, or `seconds` seconds if those end first.
+
+    `keep` gets the model now and then, and must leave it as it is.
+    """
     from tokenizers import Tokenizer
     from transformers import LlamaForCausalLM
 
@@ -102,6 +118,8 @@ def train_model(
             recent.zero_()
             spent = time.monotonic() - began
             print(f"step {step + 1} loss {mean:.4f} {tokens / spent / 1e6:.2f} M tokens/s {spent:.0f} s", flush=True)
+        if (step + 1) % _KEEP_EVERY == 0:
+            keep(model)
     parameters = sum(p.numel() for p in model.parameters())
     facts = {"parameters": parameters, "steps": step, "tokens": tokens, "seconds": round(time.monotonic() - began)}
     return model, facts
@@ -117,6 +135,15 @@ def save_model(model: Any, source: Source, folder: Path) -> None:
     model.generation_config = GenerationConfig(eos_token_id=[END, PAD], pad_token_id=PAD, do_sample=False)
     model.save_pretrained(str(folder))
     save_tokenizer(Tokenizer.from_str(source.tokenizer_json), folder)
+
+
+def keep_model(model: Any, source: Source, folder: Path) -> None:
+    """Save a copy of a model that is still being trained; a run cut off meanwhile leaves the version before whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as written:
+        save_model(copy.deepcopy(model), source, Path(written))
+        for path in Path(written).iterdir():
+            path.replace(folder / path.name)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -143,9 +170,9 @@ def main(arguments: list[str] | None = None) -> None:
         for name in options.size or NAMES:
             folder = options.out / name
             size = SIZES[name]
-            model, facts = train_model(
-                size, source, stream, device, options.steps or size.steps, options.max_minutes * 60, options.compile
-            )
+            steps, seconds = options.steps or size.steps, options.max_minutes * 60
+            keep = partial(keep_model, source=source, folder=folder)
+            model, facts = train_model(size, source, stream, device, steps, seconds, options.compile, keep)
             save_model(model, source, folder)
             scores = evaluate(folder, options.seed, unseen, options.questions) if options.questions else {}
             report = {"model": name, "seed": options.seed, **facts, **scores}
