@@ -95,7 +95,7 @@ class Controller:
             self.supervisor,
             self.registry,
             canonical=lambda name: self._aliases.get(name, name),
-            configured=lambda: self._context.settings.models,
+            configured=lambda: configured_names(self._context.settings),
         )
         self.attachments = Attachments(context.store, self.supervisor, self.registry, self._is_reserved)
         self._shown: dict[str, str] = {}
@@ -227,14 +227,16 @@ class Controller:
         for spec in self.supervisor.specs.values():
             if self.one_offs.serves(spec):
                 for name in spec.all_names:
-                    listed.setdefault(
-                        name, ModelInfo(name, spec.source, path=spec.path, context_length=spec.context_length)
-                    )
+                    parent = spec.name if name in spec.options.lora_modules else ""
+                    info = ModelInfo(name, spec.source, path=spec.path, context_length=spec.context_length)
+                    listed.setdefault(name, msgspec.structs.replace(info, parent=parent))
         for worker in self.workers():
             for name in worker.models:
                 if name not in listed and worker.state in ("failed", "lost", "backoff"):
                     continue
-                info = listed.setdefault(name, ModelInfo(name, "worker", context_length=worker.context_length))
+                parent = worker.models[0] if name in worker.adapters else ""
+                found = ModelInfo(name, "worker", context_length=worker.context_length, parent=parent)
+                info = listed.setdefault(name, found)
                 if _RANK[worker.state] > _RANK.get(info.state, 0):
                     info.state = worker.state
         return list(listed.values())
@@ -395,6 +397,7 @@ class Controller:
         known_spec = self.supervisor.specs.get(spec.name)
         if plain and known_spec is not None and known_spec.target == spec.target:
             return self._remember(asked, known_spec, plain)
+        self._check_adapters(spec)
         if named:
             self._check_free(spec)
         else:
@@ -441,6 +444,17 @@ class Controller:
             if self._is_taken_for(spec, name):
                 raise ApiError(
                     409, f"The name '{name}' is taken by another model.", code="name_taken", param="model_names"
+                )
+
+    def _check_adapters(self, spec: LaunchSpec) -> None:
+        """Raises ApiError 409: an adapter has the name of something else that is known here."""
+        for name in spec.options.lora_modules:
+            if name in self.supervisor.specs or name in self.supervisor.state.models or name in self._aliases:
+                raise ApiError(
+                    409,
+                    f"The adapter's name '{name}' is taken. Give it another, or unload what has it: fcd unload {name}",
+                    code="name_taken",
+                    param="lora_modules",
                 )
 
     def _is_reserved(self, name: str) -> bool:
@@ -508,6 +522,11 @@ _RANK = {
     "loading": 6,
     "ready": 7,
 }
+
+
+def configured_names(settings: Settings) -> list[str]:
+    """The models of config.toml and their adapters."""
+    return [*settings.models, *(name for model in settings.models.values() for name in model.adapters)]
 
 
 def config_of(settings: DaemonSettings, before: Config | None = None) -> Config:

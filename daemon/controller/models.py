@@ -61,7 +61,8 @@ class Models:
         shown = reference.name
         if options.quantization and options.quantization != reference.options.quantization:
             shown = f"{reference.name.partition('@')[0]}@{options.quantization}"
-        names = list(options.model_names) or [shown]
+        own = [each for each in options.model_names if each not in options.lora_modules] or [shown]
+        names = [*own, *options.lora_modules]
         needs = needs_of(reference, options, self._settings.worker, has_gpu=self._has_gpu())
         size = needs.gpu if needs.allow_gpu else needs.cpu
         return LaunchSpec(
@@ -148,6 +149,7 @@ def _comparable(options: ModelOptions) -> ModelOptions:
 def merge(base: ModelOptions, over: ModelOptions) -> ModelOptions:
     """`base` with everything that `over` says."""
     said = {field: value for field in over.__struct_fields__ if (value := getattr(over, field))}
+    said["lora_modules"] = {**base.lora_modules, **over.lora_modules}
     return msgspec.structs.replace(base, **said)
 
 

@@ -66,6 +66,7 @@ def _from_registration(info: WorkerInfo, record: Record, busy: int, queued: int)
     info.kv_used = gauges.kv_used
     info.prompt_tokens, info.generated_tokens = gauges.prompt_tokens, gauges.generated_tokens
     info.capabilities = list(said.capabilities)
+    info.adapters = list(said.adapters)
     if said.parallel and busy > said.parallel:
     info.notes = list(said.notes)
         info.running, info.waiting = said.parallel, queued + busy - said.parallel

@@ -19,6 +19,8 @@ def model_card(model: ModelInfo, created: int) -> dict[str, Any]:
         "owned_by": "fcd",
         "state": model.state,
     }
+    if model.parent:
+        card["parent"] = model.parent
     if model.context_length:
         card["max_model_len"] = model.context_length
     return card
@@ -43,7 +45,7 @@ def only_ready_model(context: DaemonContext) -> str:
     Raises:
         ApiError: 400; none runs, or several.
     """
-    ready = [model.name for model in context.controller.models() if model.state == "ready"]
+    ready = [model.name for model in context.controller.models() if model.state == "ready" and not model.parent]
     if len(ready) == 1:
         return ready[0]
     why = "several models run" if ready else "no model runs"

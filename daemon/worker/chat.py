@@ -92,6 +92,7 @@ async def prepare_chat(worker: Worker, asked: ChatRequest) -> ChatJob:
         n=asked.choices,
         best_of=asked.choices,
         grammar=None if plan.spec is None else await model.engine.compile_grammar(plan.spec),
+        adapter=worker.adapter(asked.model),
     )
     return ChatJob(asked, request, Tally(len(ids)), int(time.time()), plan)
 

@@ -92,7 +92,8 @@ async def _request(
         prompt_logprobs=of_prompt,
         defaults=model.defaults,
     )
-    return GenerationRequest(request_id, ids, params, n=asked.choices, best_of=asked.samples)
+    adapter = worker.adapter(asked.model)
+    return GenerationRequest(request_id, ids, params, n=asked.choices, best_of=asked.samples, adapter=adapter)
 
 
 async def _echo(model: Model, asked: CompletionRequest, prompt: Prompt, request: GenerationRequest) -> str:

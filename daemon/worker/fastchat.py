@@ -43,12 +43,12 @@ class _EngineBackend:
                     yield answer.frame(None)
         yield answer.frame(answer.finish_reason)
 
-    async def embed(self, texts: list[str]) -> tuple[list[list[float]], int]:
+    async def embed(self, texts: list[str], name: str | None = None) -> tuple[list[list[float]], int]:
         """Inputs longer than the context are cut, as FastChat's --embed-in-truncate does."""
         model = self._worker.ready()
         limit = model.engine.info.context_length
         ids_of = [(await model.prompter.text_ids(text))[:limit] for text in texts]
-        return await model.engine.embed(ids_of), sum(len(ids) for ids in ids_of)
+        return await model.engine.embed(ids_of, self._worker.adapter(name)), sum(len(ids) for ids in ids_of)
 
     async def count(self, prompt: str) -> int:
         return len(await self._worker.ready().prompter.text_ids(prompt))

@@ -34,6 +34,7 @@ class FastChatParams(msgspec.Struct, frozen=True):
     logprobs: int | None = None
     best_of: int = 1
     seed: int | None = None
+    model: str | None = None
 
 
 def read_params(body: dict[str, Any]) -> FastChatParams:
@@ -64,6 +65,7 @@ def read_params(body: dict[str, Any]) -> FastChatParams:
         stop_token_ids=_stop_ids(body.get("stop_token_ids")),
         logprobs=None if logprobs is None else int(_number(body, "logprobs", 0, 0, MAX_LOGPROBS)),
         best_of=int(_number(body, "best_of", 1, 1, MAX_CHOICES)),
+        model=body["model"] if isinstance(body.get("model"), str) else None,
         seed=None if body.get("seed") is None else int(_number(body, "seed", 0, -(2**63), 2**63 - 1)),
     )
 
@@ -101,7 +103,9 @@ async def generation_request(worker: Worker, params: FastChatParams) -> tuple[Ge
         logprobs=params.logprobs,
         prompt_logprobs=echo_logprobs,
     )
-    return GenerationRequest(f"fastchat-{uuid.uuid4().hex}", ids, sampling, best_of=params.best_of), params.prompt
+    adapter = worker.adapter(params.model)
+    request_id = f"fastchat-{uuid.uuid4().hex}"
+    return GenerationRequest(request_id, ids, sampling, best_of=params.best_of, adapter=adapter), params.prompt
 
 
 def _number(body: dict[str, Any], name: str, default: float, low: float, high: float) -> float:

@@ -35,8 +35,8 @@ class Backend(Protocol):
         """Cumulative frames, the last of which is repeated with its finish reason. `whole`: only that is read."""
         ...
 
-    async def embed(self, texts: list[str]) -> tuple[list[list[float]], int]:
-        """Vectors, and the tokens of the texts."""
+    async def embed(self, texts: list[str], name: str | None = None) -> tuple[list[list[float]], int]:
+        """Vectors, and the tokens of the texts; `name` is the model that the request names."""
         ...
 
     async def count(self, prompt: str) -> int: ...
@@ -147,7 +147,8 @@ async def _embeddings(backend: Backend, body: dict[str, Any]) -> dict[str, Any]:
         raise invalid("input", "'input' must be a list of strings.")
     if len(texts) > _MAX_INPUTS:
         raise ApiError(400, f"'input' may hold {_MAX_INPUTS} strings.", param="input", code="out_of_range")
-    vectors, tokens = await backend.embed(texts)
+    name = body.get("model")
+    vectors, tokens = await backend.embed(texts, name if isinstance(name, str) else None)
     encoded: list[Any] = vectors
     if body.get("encoding_format") == "base64":
         encoded = await asyncio.to_thread(

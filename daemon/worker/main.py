@@ -36,13 +36,17 @@ def run_worker(options: WorkerOptions, settings: Settings) -> int:
     _configure_logging(settings.daemon.log_level)
     reference = find_reference(options, settings)
     wanted = merge_options(reference.options, options.model_options)
-    if wanted.engine not in ("", "transformers", "command"):
-        raise UsageError(f"The engine '{wanted.engine}' is not installed here.", hint="Leave --engine out.")
+    if wanted.engine != "vllm":
+        _check_flags(wanted)
     program_options = _with_model_options(options, wanted)
-    names = list(options.names) or default_names(reference, wanted)
+    names = served_names(list(options.names) or default_names(reference, wanted), wanted)
     reporter = Reporter(events=events)
+    if wanted.engine == "command" and wanted.lora_modules:
+        raise UsageError("--lora-modules is for models that an engine here runs; give them to the command itself.")
     if wanted.engine == "command":
         return _run_command(program_options, reference, settings, names, reporter)
+    if wanted.engine == "vllm":
+        return _run_vllm(program_options, reference, settings, names, reporter)
 
     def locate(progress: Callable[[Progress], None]) -> Path:
         return ensure_local(reference, progress)
@@ -103,10 +107,67 @@ def _run_command(
     return _run_loop(main)
 
 
+def _run_vllm(
+    options: WorkerOptions, reference: Reference, settings: Settings, names: list[str], reporter: Reporter
+) -> int:
+    """A worker whose engine is vLLM's own server."""
+    from daemon.worker.vllm.arguments import check_passed_on
+    from daemon.worker.vllm.program import VllmProgram
+    from fcd.engines import find_engine
+    from fcd.paths import resolve_paths
+
+    check_passed_on(options.model_options.engine_args)
+    paths = resolve_paths()
+    paths.create()
+
+    async def main() -> int:
+        program = VllmProgram(
+            options,
+            names=names,
+            locate=lambda progress: ensure_local(reference, progress),
+            engine=lambda: find_engine("vllm", settings, paths=paths),
+            sockets=paths.sockets,
+            reporter=reporter,
+            comment_s=settings.daemon.sse_comment_s,
+            stall_s=settings.engines.vllm.stall_s,
+        )
+        return await program.run()
+
+    return _run_loop(main)
+
+
+def _check_flags(options: ModelOptions) -> None:
+    """Raises UsageError for what only vLLM understands."""
+    given = {
+        "--tokenizer": options.tokenizer,
+        "--quantization": options.quantize_with,
+        "--gpu-memory-utilization": options.gpu_memory_utilization,
+        "--max-model-len": options.max_model_len,
+        "--trust-remote-code": options.trust_remote_code,
+        "What follows `--`": options.engine_args,
+    }
+    for flag, value in given.items():
+        if value:
+            raise UsageError(f"{flag} is for vLLM.", hint="Add --engine vllm, or leave it out.")
+
+
 def merge_options(configured: ModelOptions, flags: ModelOptions) -> ModelOptions:
-    """Flags over what config.toml and the model's name say."""
+    """Flags over what config.toml and the model's name say; adapters of both."""
     values = {name: getattr(flags, name) or getattr(configured, name) for name in ModelOptions.__struct_fields__}
+    values["lora_modules"] = {**configured.lora_modules, **flags.lora_modules}
     return ModelOptions(**values)
+
+
+def served_names(names: list[str], options: ModelOptions) -> list[str]:
+    """The model's own names, then those of its adapters.
+
+    Raises:
+        UsageError: an adapter has the only name that the model has.
+    """
+    own = [name for name in names if name not in options.lora_modules]
+    if not own:
+        raise UsageError(f"The adapter '{names[0]}' has the model's own name.", hint="Give it another: --lora-modules.")
+    return [*own, *options.lora_modules]
 
 
 def default_names(reference: Reference, options: ModelOptions) -> list[str]:
@@ -132,6 +193,7 @@ def load_options(options: WorkerOptions, settings: Settings) -> LoadOptions:
         max_batch=options.concurrency or defaults.max_batch,
         max_waiting=defaults.max_waiting,
         kv_bytes=defaults.kv_bytes,
+        lora_modules=wanted.lora_modules,
     )
 
 

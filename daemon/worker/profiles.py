@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -14,6 +15,7 @@ from fcd.wire.openai_chat import Message
 Asked = TypeVar("Asked", ChatRequest, CompletionRequest)
 
 _SAMPLING = tuple(name for name in PROFILE_RANGES if name != "max_tokens")
+_MOST_ALIASES = 8
 _INSTRUCTIONS = ("system", "developer")
 
 
@@ -28,6 +30,16 @@ class Profiles:
         """The profile of a name, None for most."""
         found = profile_of(name, self._settings) if self._any else None
         return found if found is not None and is_profile(found) else None
+
+    def plain_name(self, name: str, known: Collection[str]) -> str:
+        """The one of `known` that a name means, itself or as an alias; empty when it means none."""
+        for _ in range(_MOST_ALIASES):
+            if name in known:
+                return name
+            if name not in self._settings.aliases:
+                break
+            name = self._settings.aliases[name]
+        return ""
 
     def chat(self, asked: ChatRequest) -> ChatRequest:
         """The request with the profile's system message and sampling where it brings none of its own."""

@@ -168,6 +168,7 @@ class Program:
             memory_bytes=info.memory_bytes,
             parallel=info.parallel,
             capabilities=list(info.capabilities),
+            adapters=list(info.adapters),
             version=__version__,
             api_key=self.options.api_key,
         )

@@ -71,7 +71,7 @@ def openai_routes(worker: Worker) -> Blueprint:
         model = worker.ready()
         asked = await _parse(parse_embedding, request)
         _check_model(worker, request, asked.model)
-        vectors, tokens = await vectors_for(model, asked)
+        vectors, tokens = await vectors_for(model, asked, worker.adapter(asked.model))
         if asked.dimensions is not None:
             vectors = shorten(vectors, asked.dimensions)
         data = [
@@ -148,7 +148,7 @@ def _check_model(worker: Worker, request: AnyRequest, name: str | None) -> None:
 def _cards(worker: Worker) -> list[ModelCard]:
     model = worker.ready()
     created, length = int(worker.started_at), model.engine.info.context_length
-    return [ModelCard(name, created, length) for name in worker.names]
+    return [ModelCard(name, created, length, parent=worker.parent(name)) for name in worker.names]
 
 
 def _base64(vector: list[float]) -> str:

@@ -79,6 +79,15 @@ class Worker:
             retry_after=_RETRY_S,
         )
 
+    def adapter(self, name: str | None) -> str:
+        """The adapter that a request's model name means; empty for the model as it is. Aliases are seen through."""
+        modules = self.options.model_options.lora_modules
+        return self.profiles.plain_name(name, modules) if name is not None and modules else ""
+
+    def parent(self, name: str) -> str | None:
+        """The model that an adapter of this name is over."""
+        return self.names[0] if name in self.options.model_options.lora_modules else None
+
     def stats(self) -> EngineStats:
         if self.measured is not None:
             return self.measured

@@ -10,7 +10,7 @@ from fcd.errors import ApiError, invalid
 from fcd.wire.openai import EmbeddingRequest
 
 
-async def vectors_for(model: Model, asked: EmbeddingRequest) -> tuple[list[list[float]], int]:
+async def vectors_for(model: Model, asked: EmbeddingRequest, adapter: str = "") -> tuple[list[list[float]], int]:
     """One vector per input, and how many tokens went in.
 
     Raises:
@@ -38,7 +38,7 @@ async def vectors_for(model: Model, asked: EmbeddingRequest) -> tuple[list[list[
         if max(ids) >= info.vocab_size:
             raise invalid(param, f"'{param}' holds token {max(ids)}; this model has {info.vocab_size}.")
         ids_of.append(ids)
-    return await model.engine.embed(ids_of), sum(len(ids) for ids in ids_of)
+    return await model.engine.embed(ids_of, adapter), sum(len(ids) for ids in ids_of)
 
 
 def shorten(vectors: list[list[float]], dimensions: int) -> list[list[float]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+import msgspec
+
 from fcd.builtin import DEFAULT, NAMES, builtin_path, describe
 from fcd.catalog.facts import read_facts
 from fcd.catalog.hub import cached_repos, folder_size
@@ -26,7 +28,8 @@ def list_models(settings: Settings, *, cache: Path | None = None) -> list[ModelI
 
 def near_names(name: str, settings: Settings, *, limit: int = 3) -> list[str]:
     """Known names that come close to one that is not known."""
-    names = [*NAMES, *settings.models, *settings.aliases, *(repo.repo for repo in cached_repos())]
+    adapters = [adapter for model in settings.models.values() for adapter in model.adapters]
+    names = [*NAMES, *settings.models, *adapters, *settings.aliases, *(repo.repo for repo in cached_repos())]
     lowered = {known.lower(): known for known in names}
     lowered |= {known.rpartition("/")[2].lower(): known for known in names}
     close = difflib.get_close_matches(name.lower()[:256], list(lowered), n=limit, cutoff=0.6)
@@ -47,7 +50,12 @@ def _builtin() -> list[ModelInfo]:
 def _configured(settings: Settings) -> list[ModelInfo]:
     models = [_of_config(name, settings.models[name].path or name, settings) for name in settings.models]
     aliases = [_of_config(name, target, settings, alias=True) for name, target in settings.aliases.items()]
-    return [*models, *aliases]
+    adapters = [
+        msgspec.structs.replace(info, name=adapter, description=f"adapter over {info.name}", parent=info.name)
+        for info in models
+        for adapter in settings.models[info.name].adapters
+    ]
+    return [*models, *adapters, *aliases]
 
 
 def _of_config(name: str, target: str, settings: Settings, *, alias: bool = False) -> ModelInfo:

@@ -66,10 +66,16 @@ def resolve(name: str, settings: Settings, *, allow_paths: bool = True, revision
     options = ModelOptions(quantization=quantization, revision=revision)  # type: ignore[arg-type]
     if is_builtin(target):
         return Reference(name=_named(target, options), kind="builtin", path=builtin_path(target), options=options)
-    configured = settings.models.get(target)
+    base = adapter_base(target, settings)
+    configured = settings.models.get(base or target)
     if configured is not None:
-        return _from_config(target, configured, options)
+        return _from_config(base or target, configured, options)
     return _locate(target, settings, options, allow_paths)
+
+
+def adapter_base(name: str, settings: Settings) -> str:
+    """The `[models.NAME]` that brings an adapter of this name; empty when none does."""
+    return next((base for base, model in settings.models.items() if name in model.adapters), "")
 
 
 def check_name(name: str, *, allow_paths: bool) -> None:

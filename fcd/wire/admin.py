@@ -133,6 +133,8 @@ class WorkerInfo(msgspec.Struct, omit_defaults=True):
     """Unix time in seconds."""
     last_used: float = 0.0
     capabilities: list[str] = []
+    adapters: list[str] = []
+    """Those of its models that are LoRA adapters over the first."""
     log: str = ""
     """Path of the worker's log file on the daemon's machine."""
     notes: list[str] = []
@@ -170,6 +172,8 @@ class ModelInfo(msgspec.Struct, omit_defaults=True):
     context_length: int = 0
     description: str = ""
     default: bool = False
+    parent: str = ""
+    """Of an adapter: the model that it is over."""
 
 
 class ModelInfoList(msgspec.Struct):

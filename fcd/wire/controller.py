@@ -35,6 +35,8 @@ class FcdExtension(msgspec.Struct, omit_defaults=True):
     """How many requests run at once."""
     capabilities: list[str] = []
     """Of `chat`, `completions`, `embeddings`, `tools`, `vision`."""
+    adapters: list[str] = []
+    """Those of the worker's names that are adapters over its model."""
     version: str = ""
     api_key: str = ""
     """What the controller must show this worker (`Authorization: Bearer`); empty on loopback."""

@@ -155,6 +155,8 @@ class ModelCard(msgspec.Struct):
     max_model_len: int
     object: str = "model"
     owned_by: str = "fcd"
+    parent: str | None = None
+    """The model that an adapter is over, as vLLM says it."""
 
 
 class ModelCards(msgspec.Struct):

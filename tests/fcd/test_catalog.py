@@ -298,3 +298,18 @@ def test_facts_of_what_is_not_there(tmp_path: Path) -> None:
     assert read_facts(tmp_path).context_length == 0
     (tmp_path / "config.json").write_text("[1]")
     assert read_facts(tmp_path).architecture == ""
+
+
+def test_an_adapter_of_config_toml_is_a_name_of_its_model(cache: Path, tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "m")
+    settings = Settings(
+        models={"base": ModelSettings(path=str(folder), adapters={"pirate": "~/p", "poet": str(tmp_path / "q")})},
+        aliases={"mate": "pirate"},
+    )
+    for name in ("pirate", "poet", "mate", "base"):
+        found = resolve(name, settings, allow_paths=False)
+        assert (found.name, found.path) == ("base", folder)
+        modules = {"pirate": str(Path.home() / "p"), "poet": str(tmp_path / "q")}
+        assert found.options.lora_modules == modules
+    listed = {info.name: info.parent for info in list_models(settings, cache=cache)}
+    assert {name: listed[name] for name in ("base", "pirate", "poet")} == {"base": "", "pirate": "base", "poet": "base"}

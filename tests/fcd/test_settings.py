@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -113,3 +114,25 @@ def test_durations(text: str, seconds: float) -> None:
 def test_what_is_not_a_duration(text: str) -> None:
     with pytest.raises(ConfigError):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[models.a]\n[models.a.adapters]\nb = "/x"\n[models.b]\n', "models.a.adapters.b: a model has this name"),
+        ('[models.a.adapters]\np = "/x"\n[models.b.adapters]\np = "/y"\n', "an adapter of models.a has this name"),
+        ('[models.a.adapters]\np = "/x"\n[aliases]\np = "guide"\n', "an alias has this name"),
+        ('[models.a.adapters]\n"p,q" = "/x"\n', "cannot be a model's name"),
+        ('[models.a.adapters]\np = ""\n', "names no folder"),
+        ("[models.a.adapters]\np = 3\n", "models.a.adapters"),
+    ],
+)
+def test_adapters_that_cannot_be(text: str, message: str, config: Path) -> None:
+    config.write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_settings(config, {})
+
+
+def test_adapters_are_read(config: Path) -> None:
+    config.write_text('[models.a]\npath = "guide"\n[models.a.adapters]\np = "/x"\n')
+    assert load_settings(config, {}).models["a"].adapters == {"p": "/x"}

@@ -64,7 +64,7 @@ class _ServerBackend:
         finally:
             self._serving.running -= 1
 
-    async def embed(self, texts: list[str]) -> tuple[list[list[float]], int]:
+    async def embed(self, texts: list[str], name: str | None = None) -> tuple[list[list[float]], int]:
         return await self._serving.ready().embed(texts)
 
     async def count(self, prompt: str) -> int:

@@ -131,7 +131,7 @@ class FakeEngine:
         likeliest = [(ord(char), char, -0.5), (ord("z"), "z", -1.5), (ord("y"), "y", -2.5)]
         return tuple(likeliest[:count])
 
-    async def embed(self, inputs: Sequence[Sequence[int]]) -> list[list[float]]:
+    async def embed(self, inputs: Sequence[Sequence[int]], adapter: str = "") -> list[list[float]]:
         return [[0.6, 0.8, 0.0] for _ in inputs]
 
     def stats(self) -> EngineStats:
