@@ -33,6 +33,7 @@ from fcd.wire.admin import (
     WorkerList,
 )
 from fcd.wire.devices import DeviceList
+from fcd.wire.downloads import Download, DownloadList, DownloadRequest, RepoRequest
 from fcd.wire.neighbours import AttachRequest, Head, HeadList, JoinRequest, LeaveRequest
 
 T = TypeVar("T")
@@ -153,6 +154,20 @@ class Client(ArenaCalls, ChatCalls):
 
     async def detach_worker(self, name: str) -> None:
         await self.json("POST", f"/api/workers/{quote(name, safe='')}/detach")
+
+    async def downloads(self) -> list[Download]:
+        return (await self._get("/api/downloads", DownloadList)).downloads
+
+    async def download(self, request: DownloadRequest) -> Download:
+        """Begin a download, or go on with one, without waiting for it."""
+        return msgspec.convert(await self.json("POST", "/api/downloads", request), Download)
+
+    async def pause_download(self, repo: str) -> None:
+        await self.json("POST", "/api/downloads/pause", RepoRequest(repo))
+
+    async def cancel_download(self, repo: str) -> None:
+        """End it and remove what arrived."""
+        await self.json("POST", "/api/downloads/cancel", RepoRequest(repo))
 
     async def restart_worker(self, name: str) -> None:
         await self.json("POST", f"/api/workers/{name}/restart")

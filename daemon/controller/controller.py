@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import msgspec
 from sanic import Blueprint
 
+from daemon.cluster.placements import Placements
 from daemon.controller.attach import Attachments
 from daemon.controller.devices import WATCH_S, Devices, OurWorker
+from daemon.controller.downloads import Downloads
 from daemon.controller.estimates import Estimates
 from daemon.controller.fastchat import FastChatView
 from daemon.controller.heads import Heads
@@ -98,6 +100,7 @@ class Controller:
             configured=lambda: configured_names(self._context.settings),
         )
         self.attachments = Attachments(context.store, self.supervisor, self.registry, self._is_reserved)
+        self.downloads = Downloads(self._downloaded)
         self._shown: dict[str, str] = {}
         self._dirty: set[str] = set()
         self._flush: asyncio.TimerHandle | None = None
@@ -123,6 +126,7 @@ class Controller:
 
     async def close(self) -> None:
         self._closing = True
+        self.downloads.close()
         for task in self._background:
             task.cancel()
         if self._flush is not None:
@@ -348,12 +352,24 @@ class Controller:
 
     def blueprints(self, context: DaemonContext) -> Sequence[Blueprint]:
         from daemon.controller.api_routes import api_routes
+        from daemon.controller.download_routes import download_routes
         from daemon.controller.neighbour_routes import neighbour_routes
         from daemon.controller.wire_routes import wire_routes
 
-        return [wire_routes(self), api_routes(self, context), neighbour_routes(self)]
+        return [wire_routes(self), api_routes(self, context), neighbour_routes(self), download_routes(self)]
 
     # Inside
+
+    def _downloaded(self) -> None:
+        """A model has arrived, or what was begun of one is gone."""
+
+        async def refresh() -> None:
+            await self.catalog.refresh()
+            self.hub.publish(DaemonEvent("models"))
+
+        self._background = [task for task in self._background if not task.done()]
+        if not self._closing:
+            self._background.append(asyncio.get_running_loop().create_task(refresh()))
 
     def _is_served(self, name: str) -> bool:
         """Whether requests for a name are the scheduler's to decide, without looking it up."""

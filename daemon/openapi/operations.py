@@ -11,7 +11,7 @@ from daemon.access import Need, need_of
 from daemon.arena.routes import ImportRequest
 from fcd.cli.routes import ROUTES
 from fcd.settings import Settings
-from fcd.wire import access, admin, arena, chats, controller, devices, neighbours, openai, openai_answers
+from fcd.wire import access, admin, arena, chats, controller, devices, downloads, neighbours, openai, openai_answers
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -77,6 +77,9 @@ _BODIES: Mapping[tuple[str, str], Any] = {
     ("POST", "/api/models/load"): admin.LoadRequest,
     ("POST", "/api/models/estimate"): admin.LoadRequest,
     ("POST", "/api/models/unload"): admin.UnloadRequest,
+    ("POST", "/api/downloads"): downloads.DownloadRequest,
+    ("POST", "/api/downloads/pause"): downloads.RepoRequest,
+    ("POST", "/api/downloads/cancel"): downloads.RepoRequest,
     ("POST", "/api/keys"): access.CreateKey,
     ("POST", "/api/tokens"): access.CreateToken,
     ("POST", "/api/battles"): arena.BattleRequest,
@@ -117,6 +120,8 @@ _ANSWERS: Mapping[tuple[str, str], Mapping[int, Answer]] = {
     ("GET", "/api/models"): {200: Answer(admin.ModelInfoList)},
     ("POST", "/api/models/load"): {200: Answer(admin.LoadEvent, (EVENTS,))},
     ("POST", "/api/models/estimate"): {200: Answer(admin.EstimateReply)},
+    ("GET", "/api/downloads"): {200: Answer(downloads.DownloadList)},
+    ("POST", "/api/downloads"): {202: Answer(downloads.Download)},
     ("GET", "/api/events"): {200: Answer(admin.DaemonEvent, (EVENTS,))},
     ("GET", "/api/logs"): {200: Answer(admin.LogLines)},
     ("GET", "/api/keys"): {200: Answer(access.CredentialList)},
