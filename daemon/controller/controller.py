@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import msgspec
 from sanic import Blueprint
 
-from daemon.cluster.placements import Placements
 from daemon.controller.attach import Attachments
 from daemon.controller.devices import WATCH_S, Devices, OurWorker
 from daemon.controller.downloads import Downloads
