@@ -167,6 +167,8 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True):
     """vLLM's own name of a way to quantize, such as `awq` or `fp8`."""
     max_model_len: int = 0
     """The longest context that vLLM makes room for; 0 is the model's own."""
+    gpu_memory_utilization: float = 0.0
+    """The share of each GPU's whole memory that vLLM takes; 0 leaves it to be worked out."""
     trust_remote_code: bool = False
     """Let vLLM run the Python that the model's repo brings."""
     engine_args: list[str] = []
@@ -437,6 +439,9 @@ def _check_model(where: str, name: str, model: ModelSettings) -> None:
             raise ConfigError(f"{where}: models.{name}.{field} must be between {low} and {high}, not {value}.")
     if model.max_model_len < 0:
         where = _place(where, f"models.{name}.max_model_len")
+    if not 0 <= model.gpu_memory_utilization <= 1:
+        where = _place(where, f"models.{name}.gpu_memory_utilization")
+        raise ConfigError(f"{where}: models.{name}.gpu_memory_utilization must be between 0 and 1.")
         raise ConfigError(f"{where}: models.{name}.max_model_len must not be negative.")
     if is_profile(model) and model.engine not in ("", "transformers"):
         raise ConfigError(

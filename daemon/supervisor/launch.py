@@ -100,6 +100,7 @@ def model_flags(options: ModelOptions) -> list[str]:
         "--conv-template": options.conv_template,
         "--tokenizer": options.tokenizer,
         "--quantization": options.quantize_with,
+        "--gpu-memory-utilization": f"{options.gpu_memory_utilization:g}" if options.gpu_memory_utilization else "",
         "--max-model-len": str(options.max_model_len or ""),
     }
     flags = [part for flag, value in values.items() if value for part in (flag, value)]

@@ -128,6 +128,7 @@ def _from_config(name: str, model: ModelSettings, options: ModelOptions) -> Refe
         conv_template=model.conv_template,
         tokenizer=model.tokenizer,
         quantize_with=model.quantize_with,
+        gpu_memory_utilization=model.gpu_memory_utilization,
         max_model_len=model.max_model_len,
         trust_remote_code=model.trust_remote_code,
         engine_args=list(model.engine_args),

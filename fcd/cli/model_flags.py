@@ -65,6 +65,13 @@ def add_model_flags(parser: Parser) -> None:
         "--quantization", dest="quantize_with", default="", metavar="METHOD", help="its own name of one: awq, fp8 ..."
     )
     own.add_argument(
+        "--gpu-memory-utilization",
+        type=_share,
+        default=0.0,
+        metavar="0.9",
+        help="the share of each GPU's whole memory that it takes",
+    )
+    own.add_argument(
         "--max-model-len", type=positive, default=0, metavar="N", help="the longest context to make room for"
     )
     own.add_argument(
@@ -111,6 +118,7 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
         lora_modules=lora_modules(args.lora_modules),
         tokenizer=_tokenizer(args.tokenizer),
         quantize_with=args.quantize_with,
+        gpu_memory_utilization=args.gpu_memory_utilization,
         max_model_len=args.max_model_len,
         trust_remote_code=args.trust_remote_code,
         engine_args=list(getattr(args, "passthrough", [])),
@@ -172,4 +180,15 @@ def positive(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    """An argparse type: a share, above 0 and at most 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share above 0 and at most 1, such as 0.9")
     return value
