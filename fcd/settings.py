@@ -137,6 +137,8 @@ class VllmSettings(msgspec.Struct, forbid_unknown_fields=True):
     """What `serve MODEL ...` is added to, such as `vllm` or `docker run ... vllm`; goes before `python`."""
     env: dict[str, str] = {}
     """Environment variables for it."""
+    stall_s: float = 60.0
+    """With requests under way and no token for this long it is asked for one; without an answer it is started again."""
     sleep_ttl: str = "30m"
     """How long a model that was put to sleep keeps its RAM before it is unloaded; `0` lets no model sleep."""
 
@@ -165,10 +167,10 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True):
     """A folder or repo whose tokenizer is taken instead of the model's own; for vLLM."""
     quantize_with: str = ""
     """vLLM's own name of a way to quantize, such as `awq` or `fp8`."""
-    max_model_len: int = 0
-    """The longest context that vLLM makes room for; 0 is the model's own."""
     gpu_memory_utilization: float = 0.0
     """The share of each GPU's whole memory that vLLM takes; 0 leaves it to be worked out."""
+    max_model_len: int = 0
+    """The longest context that vLLM makes room for; 0 is the model's own."""
     trust_remote_code: bool = False
     """Let vLLM run the Python that the model's repo brings."""
     engine_args: list[str] = []
@@ -437,11 +439,11 @@ def _check_model(where: str, name: str, model: ModelSettings) -> None:
         if value is not None and not low <= value <= high:
             where = _place(where, f"models.{name}.{field}")
             raise ConfigError(f"{where}: models.{name}.{field} must be between {low} and {high}, not {value}.")
-    if model.max_model_len < 0:
-        where = _place(where, f"models.{name}.max_model_len")
     if not 0 <= model.gpu_memory_utilization <= 1:
         where = _place(where, f"models.{name}.gpu_memory_utilization")
         raise ConfigError(f"{where}: models.{name}.gpu_memory_utilization must be between 0 and 1.")
+    if model.max_model_len < 0:
+        where = _place(where, f"models.{name}.max_model_len")
         raise ConfigError(f"{where}: models.{name}.max_model_len must not be negative.")
     if is_profile(model) and model.engine not in ("", "transformers"):
         raise ConfigError(
