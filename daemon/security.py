@@ -21,6 +21,8 @@ from fcd.settings import DaemonSettings
 from fcd.wire.access import CredentialInfo
 
 _CORS_MAX_AGE_S = 600
+EXPOSED_HEADERS = "X-Request-Id, Retry-After, X-Fcd-Battle, X-Fcd-Daemon"
+"""What a web page of an allowed origin may read of an answer, besides its body."""
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -195,7 +197,7 @@ class Security:
                 code="origin_not_allowed",
             )
         return {"Access-Control-Allow-Origin": call.origin, "Vary": "Origin"} | (
-            _preflight() if call.method == "OPTIONS" else {"Access-Control-Expose-Headers": "X-Request-Id, Retry-After"}
+            _preflight() if call.method == "OPTIONS" else {"Access-Control-Expose-Headers": EXPOSED_HEADERS}
         )
 
     def _check_need(self, need: Need, call: Call) -> Caller:

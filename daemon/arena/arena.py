@@ -28,7 +28,7 @@ from fcd.wire.admin import DaemonEvent, ModelInfo
 from fcd.wire.arena import BattleEvent, BattleInfo, BattleRequest, ImportReport, JudgedPair, Outcome, Sampling
 
 _IN_MEMORY = 512
-_DOWN = frozenset({"failed", "backoff", "lost", "stopping", "stopped"})
+_DOWN = frozenset({"pending", "failed", "backoff", "lost", "stopping", "stopped"})
 _HOUR_S = 3600.0
 _LONGEST_NAME = 100
 
@@ -251,14 +251,11 @@ class Arena:
     def _voted(self, live: LiveBattle, vote: StoredVote) -> None:
         counts = vote.outcome != "skip" and live.is_blind and not vote.flags
         live.rated = counts
-        pending = (
-            Pending(vote.final_at, live.stored.model_a, live.stored.model_b, SCORES[vote.outcome]) if counts else None
-        )
-        self.boards.voted(live.stored.id, pending)
+        self.boards.voted(live.stored.id, _pending(live))
 
     def _count(self, live: LiveBattle) -> None:
         """Count a vote that is final now, and tell those who watch the board."""
-        live.ratings = self.boards.revealed(live.stored.id) or live.ratings
+        live.ratings = self.boards.revealed(live.stored.id, _pending(live))
         self.publish()
 
     async def take_judgment(self, pair: JudgedPair) -> ImportReport:
@@ -355,16 +352,33 @@ class Arena:
         names = {model.name for model in self._context.controller.models()}
         return Vocabulary([*sorted(names), stored.model_a, stored.model_b])
 
+    def can_battle(self) -> bool:
+        """Whether two models could be drawn now."""
+        return len(_default_pool({model.name: model for model in self._context.controller.models()})) >= 2
+
     def leader(self) -> str:
-        """The best model on the default board that is loaded; the best loaded one by name where there are no votes."""
-        ready = {model.name for model in self._context.controller.models() if model.state == "ready"}
+        """The loaded model that leads the board, by name where none has votes; else the first that can be loaded.
+
+        Raises:
+            ApiError: 503, none is loaded, and none that has votes can be.
+        """
+        models = self._context.controller.models()
+        ready = {model.name for model in models if model.state == "ready"}
+        loadable = {model.name for model in models if model.source != "worker" and model.state not in _DOWN}
         board = self.boards.board("none")
-        for row in board.order:
-            if board.counts.models[row] in ready:
-                return board.counts.models[row]
-        if not ready:
-            raise ApiError(503, "No model is loaded that 'best' could be.", code="no_worker", param="model")
-        return sorted(ready)[0]
+        order = [board.counts.models[row] for row in board.order]
+        for wanted in (ready, loadable):
+            found = next((name for name in order if name in wanted), None)
+            if found is None and wanted is ready and ready:
+                return sorted(ready)[0]
+            if found is not None:
+                return found
+        raise ApiError(
+            503,
+            "No model is loaded that 'best' could be, and none that has votes can be: `fcd load MODEL` loads one.",
+            code="no_worker",
+            param="model",
+        )
 
     # Keeping
 
@@ -410,6 +424,14 @@ def voter_of(kind: str, name: str, given: str = "") -> Voter:
         owner = f"key:{name}"
         return Voter(owner, f"{owner}/{label}" if label else owner)
     return Voter(LOCAL, label or LOCAL, sees_all=kind == "admin")
+
+
+def _pending(live: LiveBattle) -> Pending | None:
+    """The battle's vote as the board counts it; None where it does not."""
+    vote, stored = live.vote, live.stored
+    if vote is None or not live.rated or stored.source == "judge":
+        return None
+    return Pending(vote.final_at, stored.model_a, stored.model_b, SCORES[vote.outcome])
 
 
 def _default_pool(known: dict[str, ModelInfo]) -> list[str]:

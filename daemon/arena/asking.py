@@ -31,6 +31,10 @@ class Asker(Protocol):
         """Raises ApiError when there is no answer, or only a part of one."""
         ...
 
+    async def count(self, model: str, text: str) -> int:
+        """How many tokens of this model a text is. Raises ApiError or NotRunning."""
+        ...
+
 
 class GatewayAsker:
     """Through the daemon's own address, with the owner's token."""
@@ -40,16 +44,25 @@ class GatewayAsker:
         self._client: Client | None = None
 
     async def ask(self, model: str, messages: list[dict[str, Any]], sampling: Sampling) -> AsyncGenerator[Piece, None]:
-        if self._client is None:
-            self._client = Client(Address(self._context.url, self._context.security.owner_token))
         body = {"model": model, "messages": messages, **_fields(sampling), "stream_options": {"include_usage": True}}
         try:
-            async with aclosing(self._client.chat(body)) as chunks:
+            async with aclosing(self._connected().chat(body)) as chunks:
                 async for chunk in chunks:
                     if (piece := _piece(chunk)) is not None:
                         yield piece
         except NotRunning as error:
             raise ApiError(502, f"The answer broke off: {error.message}", code="worker_died") from error
+
+    async def count(self, model: str, text: str) -> int:
+        if self._context.draining:
+            raise ApiError(503, "The daemon is shutting down.", code="shutting_down")
+        body = {"model": model, "prompt": text, "add_special_tokens": False}
+        return int((await self._connected().json("POST", "/tokenize", body))["count"])
+
+    def _connected(self) -> Client:
+        if self._client is None:
+            self._client = Client(Address(self._context.url, self._context.security.owner_token))
+        return self._client
 
     async def close(self) -> None:
         if self._client is not None:

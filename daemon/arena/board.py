@@ -37,7 +37,6 @@ T = TypeVar("T")
 MOST_ROUNDS = 2000
 _MOST_ELO_ROUNDS = 200
 _CACHED = 32
-_REMEMBERED = 256
 _COLUMNS = "model_a, model_b, outcome, tokens_a, headers_a, lists_a, bold_a, tokens_b, headers_b, lists_b, bold_b"
 
 
@@ -121,7 +120,6 @@ class Boards:
     version: int = 0
     """Grows with every vote, undo and import."""
     _pending: dict[str, Pending] = field(default_factory=dict)
-    _lately: dict[str, Pending] = field(default_factory=dict)
     _fit: Fit | None = None
     _cache: dict[tuple[int, bytes], Leaderboard] = field(default_factory=dict)
     _heavy: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
@@ -131,7 +129,6 @@ class Boards:
     async def load(self) -> None:
         """Count what is in the database; after this, `voted` and its kin keep up."""
         self.counts, self._pending = await self._read(_load_counts)
-        self._lately.clear()
         self._fit = None
         self.version += 1
 
@@ -145,23 +142,21 @@ class Boards:
         self.version += 1
         self._pending.pop(battle, None)
 
-    def revealed(self, battle: str) -> list[RatingChange]:
-        """Count a vote now, and say what it did; nothing for one that does not count, or was counted long ago."""
-        pending = self._pending.pop(battle, None) or self._take_back(battle)
-        self._mature()
-        if pending is None:
-            return []
-        before = self._points()
-        self._count(battle, pending)
-        board = self.board()
-        return [self._change(model, before, board) for model in (pending.model_a, pending.model_b)]
+    def revealed(self, battle: str, vote: Pending | None) -> list[RatingChange]:
+        """Count a vote now, and say what it does to the board as it is; None, and nothing, for one that does not count.
 
-    def _take_back(self, battle: str) -> Pending | None:
-        """A vote that became final by itself a while ago, to count it once more with eyes open."""
-        pending = self._lately.pop(battle, None)
-        if pending is not None:
-            self.counts.add(pending.model_a, pending.model_b, pending.score, -1.0)
-        return pending
+        One that became final by itself, today or before the daemon was last started, is counted already.
+        """
+        waited = self._pending.pop(battle, None)
+        self._mature()
+        if vote is None:
+            return []
+        if waited is None:
+            self.counts.add(vote.model_a, vote.model_b, vote.score, -1.0)
+        before = self._points()
+        self._count(vote)
+        board = self.board()
+        return [self._change(model, before, board) for model in (vote.model_a, vote.model_b)]
 
     def current_counts(self) -> PairCounts:
         self._mature()
@@ -185,13 +180,10 @@ class Boards:
     def _mature(self) -> None:
         now = self.clock()
         for battle in [battle for battle, pending in self._pending.items() if pending.final_at <= now]:
-            self._count(battle, self._pending.pop(battle))
+            self._count(self._pending.pop(battle))
 
-    def _count(self, battle: str, pending: Pending) -> None:
-        self.counts.add(pending.model_a, pending.model_b, pending.score)
-        self._lately[battle] = pending
-        if len(self._lately) > _REMEMBERED:
-            del self._lately[next(iter(self._lately))]
+    def _count(self, vote: Pending) -> None:
+        self.counts.add(vote.model_a, vote.model_b, vote.score)
         self.version += 1
 
     def _anchor(self) -> tuple[str, float] | None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any
 
 from daemon.arena.asking import Asker
+from daemon.arena.counting import count_cut
 from daemon.arena.masking import Vocabulary, masked
 from daemon.arena.pacing import Pacer
 from daemon.arena.records import StoredAnswer, StoredBattle, StoredTurn, StoredVote
@@ -52,6 +53,7 @@ class Running:
         self.shown: dict[Side, int] = {"a": 0, "b": 0}
         self.ended: set[Side] = set()
         self.task: asyncio.Task[None] | None = None
+        self.stopping = False
 
 
 class LiveBattle:
@@ -82,12 +84,15 @@ class LiveBattle:
     def is_blind(self) -> bool:
         return self.stored.mode == "blind"
 
+    def _sides(self) -> dict[Side, str]:
+        return {"a": self.stored.model_a, "b": self.stored.model_b}
+
     # Writing
 
     def begin(self, number: int, prompt: str, asker: Asker, save: Save) -> None:
         """Let both sides write turn `number`, the one after the last or the last again."""
         messages = {side: self._messages(side, number, prompt) for side in _SIDES}
-        models = {"a": self.stored.model_a, "b": self.stored.model_b}
+        models = self._sides()
         vocabulary = self._vocabulary if self.is_blind else None
         running = Running({side: Writer(models[side], vocabulary, self._clock) for side in _SIDES})
         if number == len(self.turns):
@@ -104,7 +109,9 @@ class LiveBattle:
         running = self.running
         if running is None or running.task is None:
             return
-        running.task.cancel()
+        if not running.stopping:  # a second cancellation would end what keeps the answers
+            running.stopping = True
+            running.task.cancel()
         await asyncio.wait((running.task,))
 
     async def _write(
@@ -126,6 +133,7 @@ class LiveBattle:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._cut(running, number)
+            await count_cut(asker, self._sides(), self.turns[number])
         try:
             await save(number, self.turns[number])
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any
 
 import msgspec
@@ -47,6 +47,17 @@ class ArenaModels:
         if path not in _BEST_PATHS or (model == ARENA and path != "/v1/chat/completions"):
             return False
         return all(known.name != model for known in self._context.controller.models())
+
+    async def listed(self) -> list[str]:
+        """`arena` where two models can be drawn, `best` where it stands for one; not where a model has that name."""
+        await self._arena.ready()
+        real = {model.name for model in self._context.controller.models()}
+        found = [ARENA] if ARENA not in real and self._arena.can_battle() else []
+        if BEST not in real:
+            with suppress(ApiError):
+                self._arena.leader()
+                found.append(BEST)
+        return found
 
     async def best(self, call: RoutedCall, body: bytes) -> tuple[RoutedCall, bytes]:
         """The call and its body with the leader's name in it."""

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
+
 from daemon.arena.asking import Asker, Piece
 from daemon.arena.masking import Masker, Vocabulary, identity_of
 from daemon.arena.records import StoredAnswer
@@ -63,8 +65,8 @@ class Writer:
         finally:
             if first:
                 self.stats.ttft_s = first - began
-                span = last - first
-                self.stats.tokens_per_second = (self.stats.completion_tokens - 1) / span if span > 0 else 0.0
+                span, written = last - first, self.stats.completion_tokens
+                self.stats.tokens_per_second = (written - 1) / span if span > 0 and written else 0.0
 
     def stop(self) -> None:
         if not self.is_over:
@@ -75,7 +77,9 @@ class Writer:
         if shown is None or shown >= len(self.ready):
             return StoredAnswer(self._text, self.state, self.error, self.stats)
         state: AnswerState = "stopped" if self.state == "done" else self.state
-        return StoredAnswer(self._text[: self.masker.raw_length(shown)], state, self.error, self.stats)
+        # The worker's count is of the whole answer, which was not seen.
+        stats = msgspec.structs.replace(self.stats, completion_tokens=0)
+        return StoredAnswer(self._text[: self.masker.raw_length(shown)], state, self.error, stats)
 
     def _take(self, piece: Piece) -> None:
         if piece.finish_reason:

@@ -13,11 +13,12 @@ from sanic.response import HTTPResponse
 from daemon.context import DaemonContext
 from daemon.gateway.client_stream import ClientStream
 from daemon.gateway.fastchat.peer import Peers
-from daemon.gateway.models import find_model, model_list, only_ready_model
+from daemon.gateway.models import find_model, model_card, model_list, only_ready_model
 from daemon.gateway.relay import Order, Relay
 from daemon.gateway.routing import RoutedCall, check_model_name, read_call
 from daemon.gateway.upstream import UpstreamPool
 from daemon.http import json_response
+from fcd.wire.admin import ModelInfo
 
 RELAYED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 TOKENIZER = ("/tokenize", "/detokenize")
@@ -38,6 +39,10 @@ class SpecialModels(Protocol):
         ...
 
     async def answer(self, request: AnyRequest) -> HTTPResponse | None: ...
+
+    async def listed(self) -> list[str]:
+        """Those of the names that would be answered now."""
+        ...
 
 
 def gateway_routes(context: DaemonContext, special: SpecialModels | None = None) -> Blueprint:
@@ -74,11 +79,19 @@ def gateway_routes(context: DaemonContext, special: SpecialModels | None = None)
 
     @routes.get("/v1/models")
     async def list_models(request: AnyRequest) -> HTTPResponse:
-        return json_response(model_list(context))
+        listed = model_list(context)
+        listed["data"] += await _special_cards()
+        return json_response(listed)
 
     @routes.get("/v1/models/<name:path>")
     async def show_model(request: AnyRequest, name: str) -> HTTPResponse:
-        return json_response(find_model(context, unquote(name)))
+        wanted = unquote(name)
+        cards = {card["id"]: card for card in await _special_cards()}
+        return json_response(cards.get(wanted) or find_model(context, wanted))
+
+    async def _special_cards() -> list[dict[str, Any]]:
+        names = await special.listed() if special is not None else []
+        return [model_card(ModelInfo(each, "config"), int(context.started_at)) for each in names]
 
     return routes
 

@@ -104,6 +104,7 @@ def test_models_are_listed_with_their_state() -> None:
             assert [(each["id"], each["object"], each["state"]) for each in listed["data"]] == [
                 ("m", "model", "ready"),
                 ("org/other", "model", "available"),
+                ("best", "model", "available"),
             ]
             assert (await fcd.http.get("/v1/models/m")).json() == listed["data"][0]
             assert (await fcd.http.get("/v1/models/org/other")).json() == listed["data"][1]

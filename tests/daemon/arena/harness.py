@@ -45,6 +45,10 @@ class Script:
 
     async def __call__(self, request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         body = json.loads(request.body)
+        if request.path == "/tokenize":
+            writer.write(whole("200 OK", json.dumps({"count": len(body["prompt"].split())}).encode()))
+            await writer.drain()
+            return
         self.asked.append(body)
         if self.fails:
             error = {"error": {"message": self.fails, "type": "server_error", "param": None, "code": "out_of_memory"}}

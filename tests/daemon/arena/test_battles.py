@@ -123,6 +123,96 @@ def test_a_vote_becomes_final_by_itself() -> None:
     run(main())
 
 
+def test_the_names_of_former_days_come_with_what_their_vote_did(tmp_path: Path) -> None:
+    async def main() -> None:
+        scripts = {"red": Script(), "blue": Script()}
+        async with arena_daemon(scripts, home=tmp_path, undo_s=0.05) as fcd:
+            info = await fcd.client.create_battle(BattleRequest(prompt="Hi?"))
+            await to_end(fcd.client, info.id)
+            await fcd.client.vote(info.id, "a")
+            async with asyncio.timeout(5):
+                while not (await fcd.client.battle(info.id)).final:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        async with arena_daemon(scripts, home=tmp_path) as fcd:
+            for _ in range(2):
+                changes = (await fcd.client.reveal(info.id)).ratings
+                assert [change.before for change in changes] == [1000.0, 1000.0]
+                assert changes[0].after > 1000 > changes[1].after
+                assert (await fcd.client.leaderboard()).votes == 1
+
+    run(main())
+
+
+def test_two_who_stop_at_once_lose_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        hold = asyncio.Event()
+        scripts = {name: Script("word " * 50, hold=hold) for name in ("red", "blue")}
+        async with arena_daemon(scripts, home=tmp_path) as fcd:
+            info = await fcd.client.create_battle(BattleRequest(prompt="Hi?"))
+            async with asyncio.timeout(10):
+                async for event in fcd.client.battle_events(info.id):
+                    if event.type == "delta":
+                        break
+            path = f"/api/battles/{info.id}/stop"
+            await asyncio.gather(*(fcd.client.json("POST", path) for _ in range(8)))
+            assert (await fcd.client.battle(info.id)).turns[0].a.state == "stopped"
+        async with arena_daemon(scripts, home=tmp_path) as fcd:
+            kept = (await fcd.client.battle(info.id)).turns[0]
+            assert kept.a.text or kept.b.text
+
+    run(main())
+
+
+def test_arena_and_best_are_listed_while_they_can_answer() -> None:
+    async def main() -> None:
+        async with arena_daemon({"red": Script(), "blue": Script()}) as fcd:
+
+            async def listed() -> set[str]:
+                return {model["id"] for model in (await fcd.client.json("GET", "/v1/models"))["data"]} - {"red", "blue"}
+
+            assert await listed() == {"arena", "best"}
+            assert (await fcd.client.json("GET", "/v1/models/arena"))["id"] == "arena"
+            fcd.controller.states |= {"red": "failed"}
+            assert await listed() == {"best"}
+            with pytest.raises(ApiError) as failure:
+                await fcd.client.json("GET", "/v1/models/arena")
+            assert failure.value.status == 404
+            fcd.controller.states |= {"red": "available", "blue": "available"}
+            assert await listed() == {"arena"}, "no votes: nobody leads"
+            info = await fcd.client.create_battle(BattleRequest(prompt="Hi?"))
+            await to_end(fcd.client, info.id)
+            winner = (await fcd.client.vote(info.id, "a", reveal=True)).model_a
+            assert await listed() == {"arena", "best"}
+            body = {"model": "best", "messages": [{"role": "user", "content": "Hi?"}]}
+            assert (await fcd.client.json("POST", "/v1/chat/completions", body))["model"] == winner
+            fcd.controller.states |= {"red": "failed", "blue": "failed"}
+            assert await listed() == set()
+
+    run(main())
+
+
+def test_a_web_page_may_read_the_battles_id() -> None:
+    async def main() -> None:
+        async with arena_daemon({"red": Script(), "blue": Script()}) as fcd:
+            fcd.context.settings.daemon.allowed_origins = ["https://page.example"]
+            body = {"model": "arena", "messages": [{"role": "user", "content": "Hi?"}]}
+            async with httpx.AsyncClient(base_url=fcd.url, timeout=20, trust_env=False) as http:
+                for stream in (False, True):
+                    answer = await http.post(
+                        "/v1/chat/completions",
+                        json={**body, "stream": stream},
+                        headers={"Origin": "https://page.example"},
+                    )
+                    assert answer.headers["access-control-allow-origin"] == "https://page.example"
+                    said = answer.headers["access-control-expose-headers"]
+                    exposed = {name.strip().lower() for name in said.split(",")}
+                    own = {name for name in answer.headers if name.startswith("x-fcd-")}
+                    assert "x-fcd-battle" in own
+                    assert own <= exposed
+
+    run(main())
+
+
 def test_an_early_vote_stops_both_and_keeps_what_was_shown() -> None:
     async def main() -> None:
         hold = asyncio.Event()
@@ -142,6 +232,10 @@ def test_an_early_vote_stops_both_and_keeps_what_was_shown() -> None:
             answers = (final.turns[0].a, final.turns[0].b)
             assert all(answer.state == "stopped" and 50 < len(answer.text) < 700 for answer in answers)
             assert final.rated
+            for answer in answers:
+                assert answer.stats is not None
+                assert answer.stats.completion_tokens == len(answer.text.split()), "by the model's own tokenizer"
+                assert answer.stats.tokens_per_second >= 0
 
     run(main())
 
