@@ -17,12 +17,13 @@ from sanic import Sanic
 
 from daemon.app import build_app
 from daemon.context import ControllerPort, DaemonContext
+from daemon.flow import FlowProtocol
 from daemon.gateway.active import ActiveRequests
 from daemon.logs import configure_logging
 from daemon.metrics import Metrics
 from daemon.reload import Reloader
 from daemon.security import Security
-from daemon.server import DaemonApp, DaemonProtocol
+from daemon.server import DaemonApp
 from daemon.store.store import Store
 from fcd import __version__
 from fcd.errors import EXIT_OK, FcdError
@@ -141,7 +142,7 @@ class Server:
         os.environ.setdefault("SANIC_IGNORE_PRODUCTION_WARNING", "1")
         self._server = await self.app.create_server(
             sock=self._listener,
-            protocol=DaemonProtocol,
+            protocol=FlowProtocol,
             backlog=_BACKLOG,
             return_asyncio_server=True,
             asyncio_server_kwargs={"start_serving": False},

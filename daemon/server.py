@@ -19,7 +19,6 @@ from sanic.handlers import ErrorHandler
 from sanic.http import Http
 from sanic.request import Request
 from sanic.response import BaseHTTPResponse, HTTPResponse
-from sanic.server.protocols.http_protocol import HttpProtocol
 
 from daemon.context import DaemonContext
 from daemon.http import error_response
@@ -67,27 +66,6 @@ class DaemonApp(Sanic[Config, SimpleNamespace]):
                 await _linger(request)
             return
         await super().handle_request(request)
-
-
-class DaemonProtocol(HttpProtocol):
-    """Sanic's connection, which also tells a relay when the client cannot take more."""
-
-    __slots__ = ("flow",)
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.flow: Any = None
-        """What is written to this connection past Sanic: an object with `pause()` and `resume()`."""
-
-    def pause_writing(self) -> None:
-        super().pause_writing()  # type: ignore[no-untyped-call]
-        if self.flow is not None:
-            self.flow.pause()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()  # type: ignore[no-untyped-call]
-        if self.flow is not None:
-            self.flow.resume()
 
 
 class Errors(ErrorHandler):

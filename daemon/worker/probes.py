@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -25,7 +26,8 @@ class Health(msgspec.Struct, omit_defaults=True):
     error: str = ""
 
 
-def probe_routes(worker: Worker) -> Blueprint:
+def probe_routes(worker: Worker, *, metrics: bool = True) -> Blueprint:
+    """`metrics`: give this program's own; else the engine's are relayed."""
     routes = Blueprint("probes")
 
     @routes.get("/health")
@@ -34,9 +36,14 @@ def probe_routes(worker: Worker) -> Blueprint:
         answer = Health(worker.status, worker.names, __version__, worker.progress if loading else None, worker.error)
         return json_response(answer, 503 if worker.status == "failed" else 200)
 
-    @routes.get("/metrics")
+    if metrics:
+        routes.add_route(_metrics(worker), "/metrics", methods=["GET"], name="metrics")
+    return routes
+
+
+def _metrics(worker: Worker) -> Callable[[Request[Any, Any]], Coroutine[Any, Any, HTTPResponse]]:
     async def metrics(request: Request[Any, Any]) -> HTTPResponse:
         text = worker.metrics.text(worker.names[0], worker.stats())
         return HTTPResponse(text, content_type="text/plain; version=0.0.4; charset=utf-8")
 
-    return routes
+    return metrics

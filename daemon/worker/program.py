@@ -115,9 +115,12 @@ class Program:
             watch_stdin(partial(loop.call_soon_threadsafe, self.stop_now))
 
     async def _open(self) -> None:
-        self.listeners = Listeners(new_app(self.worker, self._blueprints()), self.options)
+        self.listeners = self._new_listeners()
         await self.listeners.open()
         self.address = announced_address(self.options, self.listeners.port)
+
+    def _new_listeners(self) -> Listeners:
+        return Listeners(new_app(self.worker, self._blueprints()), self.options)
 
     def _blueprints(self) -> list[Blueprint]:
         return [openai_routes(self.worker), fastchat_routes(self.worker), probe_routes(self.worker)]

@@ -22,6 +22,7 @@ from sanic.request import Request
 from sanic.response import HTTPResponse
 from sanic.server.protocols.http_protocol import HttpProtocol
 
+from daemon.flow import FlowProtocol
 from daemon.http import error_response
 from daemon.worker.guard import check_caller, check_size, discard_body
 from daemon.worker.options import WorkerOptions
@@ -139,13 +140,13 @@ class Listeners:
         loop = asyncio.get_running_loop()
         tcp = bind_tcp(self._options.host, self._options.port)
         self.port = int(tcp.getsockname()[1])
-        self._sanic = await self._app.create_server(sock=tcp, protocol=HttpProtocol, access_log=False)
+        self._sanic = await self._app.create_server(sock=tcp, protocol=FlowProtocol, access_log=False)
         await self._sanic.startup()
         await self._sanic.before_start()
         if self._options.socket:
             unix = bind_unix(self._options.socket)
             factory = partial(
-                HttpProtocol,
+                FlowProtocol,
                 loop=loop,
                 app=self._app,
                 signal=self._signal,

@@ -28,11 +28,14 @@ class Child:
 
     Args:
         on_line: is told each line that it writes.
+        keep: how many of its last lines are kept.
     """
 
-    def __init__(self, on_line: Callable[[str], None] | None = None) -> None:
+    def __init__(self, on_line: Callable[[str], None] | None = None, *, keep: int = _KEPT_LINES) -> None:
         self._on_line = on_line
-        self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self.lines: deque[str] = deque(maxlen=keep)
+        self.code: int | None = None
+        """Its exit code, once it has ended."""
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
 
@@ -43,7 +46,7 @@ class Child:
     @property
     def last_words(self) -> str:
         """The last lines that it wrote."""
-        return "\n".join(self.lines)[-_SHOWN_CHARACTERS:]
+        return "\n".join(list(self.lines)[-_KEPT_LINES:])[-_SHOWN_CHARACTERS:]
 
     async def start(self, argv: Sequence[str], env: Mapping[str, str], *, private: bool = False) -> None:
         """`private`: files and sockets that it makes are this user's alone. Raises OSError: it cannot be started."""
@@ -65,6 +68,7 @@ class Child:
         if self._reading is not None:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self._reading), 1.0)
+        self.code = code
         return code
 
     async def stop(self, number: int, grace_s: float) -> None:

@@ -59,14 +59,20 @@ class ChildProgram(Program):
         """The server wrote a line."""
 
     async def _start_server(
-        self, argv: Sequence[str], env: Mapping[str, str], server: ChildServer, *, private: bool = False
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        server: ChildServer,
+        *,
+        private: bool = False,
+        program: str = "",
     ) -> asyncio.Task[int]:
         """Start it and wait for its health; the task ends with it.
 
         Raises:
             ModelLoadError: it cannot be started, or ended before it was healthy; with its last lines.
         """
-        name = Path(argv[0]).name
+        name = program or Path(argv[0]).name
         self._progress(Progress(f"starting {name}"))
         inherited = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_SERVERS}
         try:

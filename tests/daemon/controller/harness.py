@@ -21,7 +21,7 @@ from daemon.gateway.active import ActiveRequests
 from daemon.metrics import Metrics
 from daemon.scheduler import Config
 from daemon.security import Security
-from daemon.server import DaemonProtocol
+from daemon.flow import FlowProtocol
 from daemon.store.store import Store
 from daemon.supervisor import process
 from daemon.supervisor.memory import MemoryProbe
@@ -108,7 +108,7 @@ async def running(
     )
     context.controller = controller
     app = build_app(context)
-    server = await app.create_server(sock=listener, protocol=DaemonProtocol, return_asyncio_server=True)
+    server = await app.create_server(sock=listener, protocol=FlowProtocol, return_asyncio_server=True)
     assert server is not None
     await server.startup()
     await server.before_start()
