@@ -13,6 +13,7 @@ from fcd.cli import numbers
 from fcd.cli.command import Group, Parser, add_json, run_subcommand
 from fcd.cli.ensure import OnProgress, not_ready, progress_on_stderr, start_daemon
 from fcd.cli.neighbours import add_neighbours
+from fcd.cli.service import add_service
 from fcd.errors import EXIT_FAILED, EXIT_OK, FcdError, NotRunning
 from fcd.instance import Instance, already_running, is_process, lock_is_held, read_record, running_instance
 from fcd.logformat import for_people
@@ -47,6 +48,7 @@ def add_arguments(parser: Parser) -> None:
         "-n", "--lines", type=numbers.lines, default=100, metavar="N", help="how many lines (default: 100)"
     )
     logs.add_argument("--json", action="store_true", help="print the lines as they are in the file: JSON")
+    add_service(group)
     add_neighbours(group)
 
 
