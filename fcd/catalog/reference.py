@@ -226,6 +226,10 @@ def _check_folder(folder: Path, name: str) -> None:
     if not _is_model_folder(folder):
         if (folder / "adapter_config.json").is_file():
             raise invalid("model", f"{name} holds an adapter (adapter_config.json), not a whole model.")
-        raise invalid("model", f"{name} has no config.json, so it is no model in Hugging Face's layout.")
+        raise invalid(
+            "model",
+            f"{name} has no config.json, so it is no model in Hugging Face's layout."
+            " Give the folder that holds config.json and the .safetensors files.",
+        )
     if not os.access(folder / "config.json", os.R_OK):
         raise invalid("model", f"{name}/config.json cannot be read: permission denied.")

@@ -28,7 +28,8 @@ async def load_and_wait(client: Client, request: LoadRequest, show: Callable[[Pr
             elif event.type == "error":
                 reason, _, hint = event.error.strip().partition("\n")
                 raise ModelLoadError(
-                    f"{request.model} could not be loaded: {reason}",
+                    # Most reasons name the folder themselves.
+                    reason if request.model in reason else f"{request.model} could not be loaded: {reason}",
                     hint=hint or "`fcd ps` shows its worker, `fcd daemon logs` what happened.",
                 )
     raise ModelLoadError(

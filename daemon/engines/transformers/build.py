@@ -21,6 +21,7 @@ from daemon.engines.transformers.lean import LeanDecoder, build_lean
 from daemon.engines.transformers.loader import LoadedModel, kv_budget, load_model
 from daemon.engines.transformers.lora import Adapters, install
 from daemon.engines.transformers.packed import PackedRunner, adapters_compute, lean_agrees, probe_layers, step_time
+from daemon.engines.transformers.prequantized import is_prequantized
 from daemon.engines.transformers.rows import RowPool
 from daemon.engines.transformers.scheduler import Scheduler
 from daemon.engines.transformers.seq2seq import Seq2SeqRunner
@@ -80,7 +81,7 @@ def _make_runner(loaded: LoadedModel, budget: int) -> tuple[Runner, RowPool, Ada
     if loaded.kind == "packed":
         device = torch.device(loaded.info.device)
         layers, kinds = probe_layers(model, device)
-        lean = build_lean(model, kinds)
+        lean = None if is_prequantized(model.config) else build_lean(model, kinds)
         if lean is not None and not lean_agrees(model, lean, device):
             log.warning("the lean forward differs from %s's own; it is not used", loaded.info.architecture)
             lean = None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import psutil
 import torch
 
@@ -18,8 +19,10 @@ from daemon.engines.transformers import attention, devices
 from daemon.engines.transformers.adapter_files import AdapterFile, read_adapters
 from daemon.engines.transformers.context import context_length
 from daemon.engines.transformers.families import can_pack
+from daemon.engines.transformers.folder import check_folder, tokenizer_missing
 from daemon.engines.transformers.packed import packed_agrees
 from daemon.engines.transformers.placement import Placement, gpu_kv_bytes, left_in_memory, parse_bytes, place
+from daemon.engines.transformers.prequantized import check_prequantized
 from daemon.engines.transformers.progress import report_progress
 from daemon.engines.transformers.quantizer import bits_of, quantization_config
 from daemon.engines.transformers.threads import choose_threads
@@ -62,7 +65,7 @@ def load_model(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
 def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     from transformers import AutoConfig
 
-    folder = check_folder(options)
+    folder = check_folder(options.path)
     adapters = read_adapters(options.lora_modules)
     progress("config", 0.0, 0.0)
     torch.set_num_threads(choose_threads())
@@ -70,44 +73,21 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     trust = options.trust_remote_code
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
     progress("tokenizer", 0.0, 0.0)
-    tokenizer = _load_tokenizer(folder, trust)
     device = devices.choose_device(options.device)
+    stored = check_prequantized(config, device.type, options.quantization)
+    tokenizer = _load_tokenizer(folder, trust)
     native = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
     dtype = devices.choose_dtype(options.dtype, native, device)
     placement = place(options, device)
     model = _load_weights(folder, config, dtype, placement, options, progress)
     model.eval().requires_grad_(False)
     info = _describe(folder, model, tokenizer, placement.device, dtype, options)
+    if stored:
+        info = msgspec.structs.replace(info, quantization=stored)
     kind = _runner_kind(model)
     if adapters and kind != "packed":
         raise no_adapters(options)
     return LoadedModel(model, tokenizer, info, kind, adapters)
-
-
-def check_folder(options: LoadOptions) -> Path:
-    """The model's folder, if it can be one.
-
-    Raises:
-        ModelLoadError: it is missing, has no config, or holds pickled weights only.
-    """
-    folder = Path(options.path).expanduser()
-    if not folder.is_dir():
-        raise ModelLoadError(
-            f"There is no folder '{folder}'.", hint="Give a model's folder, or download one: fcd pull REPO."
-        )
-    if not (folder / "config.json").is_file():
-        raise ModelLoadError(
-            f"'{folder}' has no config.json, so it is not a Hugging Face model folder.",
-            hint="Give the folder that holds config.json and the .safetensors files.",
-        )
-    if not any(folder.glob("*.safetensors*")):
-        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
-        raise ModelLoadError(
-            f"'{folder}' holds no .safetensors weights."
-            + (" Its pickled weights could run code when they are read, so they are not loaded." if pickled else ""),
-            hint="Use a version of the model in safetensors format.",
-        )
-    return folder
 
 
 def no_adapters(options: LoadOptions) -> ModelLoadError:
@@ -137,7 +117,7 @@ def explain(error: Exception, options: LoadOptions) -> ModelLoadError:
             hint="Install it and load the model again.",
         )
     return ModelLoadError(
-        f"'{options.path}' could not be loaded: {type(error).__name__}: {text}",
+        f"'{options.path}' cannot be read by the transformers library: {text} ({type(error).__name__})",
         hint="Check that the folder is complete (fcd show MODEL), or download it again.",
     )
 
@@ -157,7 +137,11 @@ def _runner_kind(model: Any) -> Literal["packed", "serial", "seq2seq"]:
 def _load_tokenizer(folder: Path, trust: bool) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust, local_files_only=True)
+    except Exception as error:
+        # A few kinds need no files, so that they are missing is only said once it has failed.
+        raise tokenizer_missing(folder) or error from error
 
 
 def _load_weights(
@@ -176,11 +160,6 @@ def _load_weights(
         raise no_adapters(options)
     extra = dict(placement.arguments)
     if bits := bits_of(options.quantization):
-        if getattr(config, "quantization_config", None):
-            raise ModelLoadError(
-                f"'{options.path}' is quantised already ({config.quantization_config}).",
-                hint="Load it without --load-8bit and --load-4bit.",
-            )
         extra["quantization_config"] = quantization_config(bits, placement.device, dtype)
     _say_what_stays(folder, placement, bits, progress)
     with report_progress(progress):
