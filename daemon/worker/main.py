@@ -126,6 +126,7 @@ def _run_vllm(
             names=names,
             locate=lambda progress: ensure_local(reference, progress),
             engine=lambda: find_engine("vllm", settings, paths=paths),
+            env=settings.models[reference.name].env if reference.name in settings.models else {},
             sockets=paths.sockets,
             reporter=reporter,
             comment_s=settings.daemon.sse_comment_s,
