@@ -85,7 +85,7 @@ def die(*lines: str, code: int = 1) -> None:
     for number in range(40):
         print(f'(APIServer pid=1)   File "vllm/somewhere_{number}.py", line {number}, in run')
     print(
-        "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
+        "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s):"
     )
     sys.stdout.flush()
     os._exit(code)
@@ -145,7 +145,7 @@ def start(state: State) -> None:
     if fails == "busy_gpu_once" and args.gpu_memory_utilization > 0.5:
         die(
             "ValueError: Free memory on device cuda:0 (40.0/80.0 GiB) on startup is less than desired GPU memory "
-            f"utilization ({args.gpu_memory_utilization}, 72.0 GiB). Decrease GPU memory utilization or reduce GPU memory"
+            f"utilization ({args.gpu_memory_utilization}, 72.0 GiB). Decrease GPU memory utilization or reduce"
         )
     step("Starting to load model x...")
     if fails == "oom_once" and state.once(fails):
@@ -168,9 +168,9 @@ def start(state: State) -> None:
         die("ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`")
     if fails == "kv_once" and state.length > 1000:
         die(
-            f"ValueError: To serve at least one request with the model's max seq len ({state.length}), (16.0 GiB KV cache "
-            "is needed, which is larger than the available KV cache memory (4.0 GiB). Based on the available memory, the "
-            "estimated maximum model length is 1000. Try increasing `gpu_memory_utilization`"
+            f"ValueError: To serve at least one request with the model's max seq len ({state.length}), (16.0 GiB KV "
+            "cache is needed, which is larger than the available KV cache memory (4.0 GiB). Based on the available "
+            "memory, the estimated maximum model length is 1000. Try increasing `gpu_memory_utilization`"
         )
     step("Available KV cache memory: 50.5 GiB")
     step("GPU KV cache size: 410,000 tokens")
@@ -324,7 +324,7 @@ def metrics(state: State) -> str:
 
 def described() -> dict[str, Any]:
     """The part of its OpenAPI description that says which fields it reads."""
-    schemas = {name: {"properties": {field: {} for field in fields}} for name, fields in ROUTES.items()}
+    schemas: dict[str, Any] = {name: {"properties": {field: {} for field in fields}} for name, fields in ROUTES.items()}
     paths = {}
     for route in ROUTES:
         reference = {"$ref": f"#/components/schemas/{route.replace('/', '-')}"}
@@ -341,6 +341,12 @@ def note(pid: int, what: str) -> None:
     if os.environ.get("STAND_IN_PIDS"):
         with Path(os.environ["STAND_IN_PIDS"]).open("a", encoding="utf-8") as pids:
             pids.write(f"{what} {pid}\n")
+
+
+def stop(state: State) -> None:
+    if state.engine is not None:
+        state.engine.kill()
+    os._exit(0)
 
 
 def watch_engine(state: State) -> None:
@@ -364,7 +370,7 @@ def main() -> None:
     start(state)
     threading.Thread(target=watch_engine, args=(state,), daemon=True).start()
     Handler.state = state
-    signal.signal(signal.SIGTERM, lambda *_: (state.engine and state.engine.kill(), os._exit(0)))
+    signal.signal(signal.SIGTERM, lambda *_: stop(state))
     server.server_activate()
     server.socket.settimeout(None)
     assert server.socket.family == socket.AF_UNIX

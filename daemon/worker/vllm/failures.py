@@ -50,6 +50,11 @@ _SMALLER = (
 )
 _SIGNS: Final = (
     _sign(
+        r"error: (?P<what>(?:unrecognized arguments:|argument|ambiguous option).{0,200})",
+        "vLLM refused its command line: {what}.",
+        "`vllm serve --help=all` lists its flags; what stands after `--` goes to it as it is.",
+    ),
+    _sign(
         r"max seq len \((?P<asked>\d+)\).*?\((?P<need>[\d.]+) GiB KV cache is needed.*?memory \((?P<have>[\d.]+) GiB\)"
         r".*?estimated maximum model length is (?P<fits>\d+)",
         "The KV cache of one request of {asked} tokens takes {need} GiB, and {have} GiB are left: {fits} tokens fit.",
@@ -124,7 +129,7 @@ _SIGNS: Final = (
         "Give another with --tokenizer PATH_OR_REPO; --trust-remote-code if the model brings its own code.",
     ),
     _sign(
-        r"requires you to execute the configuration file|--trust-remote-code|contains custom code which must be",
+        r"requires you to execute the configuration file|--trust-remote-code` flag|contains custom code which must be",
         "The model brings Python code of its own, which is not run.",
         "If you trust its authors, give --trust-remote-code.",
     ),
@@ -163,11 +168,6 @@ _SIGNS: Final = (
         r"(?:Total number of attention heads|divisible by tensor parallel size|World size \(\d+\) is larger)[^.]*",
         "The model cannot be split over so many GPUs.",
         "Give another --num-gpus: its heads must divide by it, and so many GPUs must be there.",
-    ),
-    _sign(
-        r"error: (?P<what>unrecognized arguments: .*|argument .*|ambiguous option.*)",
-        "vLLM refused its command line: {what}.",
-        "`vllm serve --help=all` lists its flags; what stands after `--` goes to it as it is.",
     ),
     _sign(
         r"invalid (?P<kind>tool call|reasoning) parser: (?P<name>\S+)",

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -51,6 +51,7 @@ class VllmProgram(ChildProgram):
 
     Args:
         engine: where vLLM is; blocks.
+        env: the model's own environment variables, over those of the engine.
         locate: finds, or downloads, the model's folder; blocks.
         sockets: the private folder for vLLM's socket, where no supervisor gave one.
     """
@@ -64,6 +65,7 @@ class VllmProgram(ChildProgram):
         names: list[str],
         locate: Locate,
         engine: Callable[[], EngineInfo],
+        env: Mapping[str, str],
         sockets: Path,
         reporter: Reporter,
         comment_s: float,
@@ -72,6 +74,7 @@ class VllmProgram(ChildProgram):
         super().__init__(options, names=names, reporter=reporter, comment_s=comment_s, stop_signal=_STOP_SIGNAL)
         self._locate_model = locate
         self._engine = engine
+        self._env = dict(env)
         self._stall_s = stall_s
         self._socket = options.socket or str(sockets / f"v-{secrets.token_hex(6)}.sock")
         self._bed = Bed(self._serving)
@@ -161,7 +164,7 @@ class VllmProgram(ChildProgram):
             os.unlink(self._socket)
         self._start = new_start()
         self._child = Child(self._wrote, keep=_LOG_LINES)
-        env = dict(self._info.env) | (_DEV_MODE if self._plan.sleeps else {})
+        env = self._info.env | self._env | (_DEV_MODE if self._plan.sleeps else {})
         if self.options.model_options.gpus and not os.environ.get("CUDA_VISIBLE_DEVICES"):
             env.setdefault("CUDA_VISIBLE_DEVICES", self.options.model_options.gpus)
         try:

@@ -103,7 +103,7 @@ _LINES: Final[tuple[tuple[re.Pattern[str], Callable[[Start, re.Match[str]], None
     (re.compile(r"Available KV cache memory: (?P<gib>[\d.]+) GiB"), _room),
     (re.compile(r"GPU KV cache size: (?P<tokens>[\d,]+) tokens"), _tokens),
     (re.compile(r"Graph capturing finished in .* took (?P<gib>-?[\d.]+) GiB"), _graphs),
-    (re.compile(r"\bversion (?P<version>\d+\.\d+\.\d+\S*)"), _version),
+    (re.compile(r"\bversion (?P<version>\d+\.\d+\.\d+[\w.+-]*)"), _version),
     (re.compile(r"Starting to load model|Loading weights with|Loading drafter"), _enter("loading weights")),
     (
         re.compile(r"for vLLM's torch\.compile|Dynamo bytecode transform time|Compiling a graph for|load the compiled"),
