@@ -18,6 +18,7 @@ STATES: dict[WorkerState, str] = {
     "failed": "text-error",
     "lost": "text-error",
     "backoff": "text-warning",
+    "pending": "text-warning",
     "starting": "text-warning",
     "loading": "text-warning",
     "stopping": "text-warning",

@@ -50,12 +50,12 @@ def api_routes(controller: Controller, context: DaemonContext) -> Blueprint:
 
     @blueprint.delete("/api/workers/<name>")
     async def stop_worker(request: AnyRequest, name: str) -> HTTPResponse:
-        controller.stop_worker(unquote(name))
+        await controller.stop_worker(unquote(name))
         return json_response(None)
 
     @blueprint.post("/api/workers/<name>/restart")
     async def restart_worker(request: AnyRequest, name: str) -> HTTPResponse:
-        controller.restart(unquote(name))
+        await controller.restart(unquote(name))
         return json_response(None)
 
     @blueprint.get("/api/workers/<name>/log")

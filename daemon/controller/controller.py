@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from sanic import Blueprint
 
+from daemon.cluster.placements import Placements
 from daemon.controller.attach import Attachments
 from daemon.controller.devices import WATCH_S, Devices, OurWorker
 from daemon.controller.downloads import Downloads
@@ -89,7 +90,12 @@ class Controller:
             use_sockets=hasattr(asyncio, "start_unix_server"),
         )
         self.heads = Heads(context, self)
-        self.join = Join(self.supervisor, self.registry, self._is_reserved, self.heads.is_above)
+        self.placements = Placements(
+            context, self.supervisor, self.registry, changed=self._changed, gone=self._gone
+        )
+        self.join = Join(
+            self.supervisor, self.registry, self._is_reserved, self.heads.is_above, self.placements.of_token
+        )
         self._aliases: dict[str, str] = {}
         self.one_offs = OneOffs(self.supervisor, self.catalog.is_listed, self._aliases)
         self.fastchat = FastChatView(
@@ -111,6 +117,7 @@ class Controller:
 
     async def start(self) -> None:
         write_snapshot(self._context.paths.worker_settings, self._context.settings)
+        await self.placements.start()
         self.supervisor.start()
         await asyncio.gather(self._machine.refresh(), self.catalog.refresh())
         if self._machine.gpus:
@@ -131,6 +138,7 @@ class Controller:
         if self._flush is not None:
             self._flush.cancel()
         await self.heads.close()
+        await self.placements.close()
         try:
             # The gateway has already waited for the requests that run.
             await self.supervisor.close(0.0)
@@ -216,6 +224,8 @@ class Controller:
         """See `daemon.dispatch.Dispatcher`. `keep_alive` holds from the end of this request on."""
         name = self._aliases.get(model, model)
         if not self._is_served(name):
+            await self.placements.coming(name)
+        if not self._is_served(name):
             name = (await self._known(model, owner=False)).name
         seconds = self.catalog.keep_alive(keep_alive) if keep_alive else None
         state = self.supervisor.state
@@ -235,7 +245,7 @@ class Controller:
                     listed.setdefault(name, msgspec.structs.replace(info, parent=parent))
         for worker in self.workers():
             for name in worker.models:
-                if name not in listed and worker.state in ("failed", "lost", "backoff"):
+                if name not in listed and worker.state in ("pending", "failed", "lost", "backoff"):
                     continue
                 parent = worker.models[0] if name in worker.adapters else ""
                 found = ModelInfo(name, "worker", context_length=worker.context_length, parent=parent)
@@ -247,13 +257,14 @@ class Controller:
     # Workers
 
     def workers(self) -> list[WorkerInfo]:
-        return [info for name in self.supervisor.state.workers if (info := self.worker(name)) is not None]
+        names = dict.fromkeys([*self.supervisor.state.workers, *self.placements.names()])
+        return [info for name in names if (info := self.worker(name)) is not None]
 
     def worker(self, name: str) -> WorkerInfo | None:
         worker = self.supervisor.state.workers.get(name)
         if worker is None:
-            return None
-        return worker_info(
+            return self.placements.shown(name, None)
+        info = worker_info(
             self.supervisor.state,
             worker,
             now=self.supervisor.now(),
@@ -261,6 +272,7 @@ class Controller:
             local=self.supervisor.local.get(name),
             spec=self.supervisor.specs.get(worker.models[0]) if worker.local else None,
         )
+        return self.placements.shown(name, info)
 
     async def start_worker(self, request: LoadRequest) -> WorkerInfo:
         """Begin to load; the worker as it is now.
@@ -268,6 +280,9 @@ class Controller:
         Raises:
             ApiError: the name means nothing, or there is no room.
         """
+        if request.place is not None:
+            _replicas(request)
+            return await self.placements.place(await self._for_cluster(request), request)
         spec = await self._known(request.model, owner=True, options=request.options)
         self._load(spec, request.options, _replicas(request))
         model = self.supervisor.state.models[spec.name]
@@ -285,6 +300,10 @@ class Controller:
         Raises:
             ApiError: before the first event, when the name means nothing.
         """
+        _refuse_place(request)
+        name = self._aliases.get(request.model, request.model)
+        if self.placements.has_model(name) and (placed := served_elsewhere(self, name)) is not None:
+            return already(placed)
         try:
             spec = await self._known(request.model, owner=True, options=request.options)
         except ApiError as error:
@@ -305,6 +324,7 @@ class Controller:
         Raises:
             ApiError: the name means nothing.
         """
+        _refuse_place(request)
         self.supervisor.read_memory(force=True)
         return await Estimates(self.catalog, self.supervisor, self._machine).of(request)
 
@@ -319,14 +339,20 @@ class Controller:
         self.supervisor.submit(e.UnloadRequested(known.name))
         self.one_offs.leaves(known.name)
 
-    def restart(self, name: str) -> None:
+    async def restart(self, name: str) -> None:
         """Raises ApiError: 404, or 409 for a worker that another machine started."""
+        if name in self.placements:
+            await self.placements.restart(name)
+            return
         self._require(name, local=True)
         self.supervisor.read_memory()
         self.supervisor.submit(e.RestartRequested(name))
 
-    def stop_worker(self, name: str) -> None:
+    async def stop_worker(self, name: str) -> None:
         """Raises ApiError: 404, or 409 for a server that was attached."""
+        if name in self.placements:
+            await self.placements.stop(name)
+            return
         self._require(name, local=False)
         record = self.registry.get(name)
         if record is not None and record.attached:
@@ -340,6 +366,8 @@ class Controller:
 
     async def log_lines(self, name: str, lines: int) -> list[str]:
         """The end of a worker's newest log, also of one that is gone. Raises ApiError 404."""
+        if name in self.placements:
+            return await self.placements.log_lines(name, lines)
         local = self.supervisor.local.get(name)
         path: Path | None = local.log_path if local is not None else None
         if path is None and name == worker_name(name):
@@ -400,6 +428,15 @@ class Controller:
             self.catalog.keep_alive(given.keep_alive)
         spec = await self.catalog.find(model, owner=owner, options=given)
         return self._declare(model, spec, plain=plain, named=bool(given.model_names))
+
+    async def _for_cluster(self, request: LoadRequest) -> LaunchSpec:
+        """What nodes are to start. A folder need not be on this machine, if it is on theirs."""
+        path = Path(request.model)
+        if path.is_absolute() and not path.exists():
+            names = request.options.model_names or [path.name]
+            options = msgspec.structs.replace(request.options, model_names=[])
+            return LaunchSpec(names[0], str(path), tuple(names[1:]), options, path=str(path))
+        return await self.catalog.find(request.model, owner=True, options=request.options)
 
     def _declare(self, asked: str, spec: LaunchSpec, *, plain: bool, named: bool) -> LaunchSpec:
         # A folder's path says nothing of how it is to be loaded, so what is loaded of it will do. A name is exact.
@@ -492,12 +529,14 @@ class Controller:
             self.hub.publish(DaemonEvent("models"))
             return
         worker = self.supervisor.state.workers.get(name)
-        if worker is None:
+        if worker is None and name not in self.placements:
             return
-        state = f"{worker.state} {worker.healthy}"
+        placed = self.placements.shown(name, None)
+        state = f"{worker.state} {worker.healthy}" if worker is not None else ""
+        state += f" {placed.state} {placed.error}" if placed is not None else ""
         if self._shown.get(name) != state:
             self._shown[name] = state
-            if worker.local and worker.serving:
+            if worker is not None and worker.local and worker.serving:
                 for model in worker.models:
                     self.one_offs.works(model)
             self._publish(name)
@@ -528,6 +567,7 @@ class Controller:
 
 _RANK = {
     "available": 0,
+    "pending": 1,
     "lost": 1,
     "stopped": 1,
     "failed": 2,
@@ -561,6 +601,13 @@ def _replicas(request: LoadRequest) -> int:
     if not 0 <= request.replicas <= MOST_REPLICAS:
         raise ApiError(400, f"'replicas' must be between 1 and {MOST_REPLICAS}.", param="replicas")
     return request.replicas
+
+
+def _refuse_place(request: LoadRequest) -> None:
+    if request.place is not None:
+        raise ApiError(
+            400, "Workers for a cluster are started at POST /api/workers: `fcd worker start --on`.", param="place"
+        )
 
 
 def _no_worker(name: str) -> ApiError:

@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 import httpx2 as httpx
@@ -18,6 +18,7 @@ from daemon.controller.models import check_names
 from daemon.controller.registry import Record, Registry, target_of
 from daemon.dispatch import Target
 from daemon.security import Caller
+from daemon.store.placements import Placement
 from daemon.supervisor.probe import authorization, base_url
 from daemon.supervisor.supervisor import Supervisor
 from fcd.errors import ApiError, invalid
@@ -42,11 +43,13 @@ class Join:
         registry: Registry,
         is_reserved: Callable[[str], bool],
         is_above: Callable[[str], bool] = lambda _: False,
+        placed: Callable[[Caller], Awaitable[Placement | None]] | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._registry = registry
         self._is_reserved = is_reserved
         self._is_above = is_above
+        self._placed = placed
         self._polls: set[asyncio.Task[None]] = set()
 
     async def register(self, body: RegisterWorker, caller: Caller, peer: str) -> None:
@@ -69,7 +72,8 @@ class Join:
                 self._supervisor.forget(known.name)
                 log.info("the daemon %s left", known.name)
             return
-        name = self._registry.name_for(body.worker_name)
+        placed = await self._placed(caller) if self._placed is not None else None
+        name = placed.name if placed is not None else self._registry.name_for(body.worker_name)
         target = _foreign_target(name, body)
         await _check_address(target, peer)
         status = body.worker_status
@@ -81,7 +85,10 @@ class Join:
                 return
         if body.fcd is not None and body.fcd.daemon_id:
             status = self._check_daemon(body.fcd.daemon_id, status)
-        self._check_models(status, caller)
+        if placed is not None:
+            _check_placed(placed, status)
+        else:
+            self._check_models(status, caller)
         if body.fcd is not None:
             await _check_reachable(target)
         if known is None and len(self._registry.all()) >= _MOST_FOREIGN:
@@ -99,6 +106,9 @@ class Join:
             fcd=body.fcd or FcdExtension(dialect="fastchat", engine="fastchat", device=""),
             registered_at=time.time(),
         )
+        if known is not None and known.name != name:
+            # Its address was another's before; that one is gone.
+            self._supervisor.forget(known.name)
         self._supervisor.register(record)
         log.info("worker %s registered for %s", name, ", ".join(status.model_names))
         if known is not None and body.fcd is None and set(known.status.model_names) != set(status.model_names):
@@ -215,6 +225,15 @@ class Join:
 
     def _is_taken(self, name: str) -> bool:
         return self._is_reserved(name)
+
+
+def _check_placed(placed: Placement, status: WorkerStatus) -> None:
+    """Raises ApiError 403: a worker that was placed on a cluster brings another model than it was placed for."""
+    for name in status.model_names:
+        if name not in placed.models:
+            raise ApiError(
+                403, f"This token is for {', '.join(placed.models)} alone, not for '{name[:80]}'.", code="forbidden"
+            )
 
 
 def _is_leaving(body: RegisterWorker) -> bool:

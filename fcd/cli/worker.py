@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fcd.cli.command import Group, Parser, add_json, run_subcommand
 from fcd.cli.model_flags import add_model_flags, for_daemon, model_options
 from fcd.cli.output import print_json
+from fcd.cli.placing import TIMEOUT_S, add_place_flags, follow_placed, place_request, say_placed
 from fcd.cli.secret_file import read_secret
 from fcd.errors import EXIT_OK, FcdError, NotFound, UsageError
 
@@ -34,6 +35,7 @@ def add_arguments(parser: Parser) -> None:
     start.add_argument(
         "--replicas", type=int, default=0, metavar="N", help="how many workers (default: as config.toml says, or 1)"
     )
+    add_place_flags(start)
     add_model_flags(start)
     add_json(start)
     for name, summary, handler in (
@@ -227,13 +229,18 @@ async def _start(args: argparse.Namespace) -> int:
 
     if not 0 <= args.replicas <= MOST_REPLICAS:
         raise UsageError(f"--replicas must be between 1 and {MOST_REPLICAS}.")
-    request = LoadRequest(for_daemon(args.model), model_options(args), args.replicas)
-    async with _client() as client:
+    place = place_request(args)
+    request = LoadRequest(for_daemon(args.model), model_options(args), args.replicas, place)
+    async with _client(TIMEOUT_S if place is not None else 30.0) as client:
         first = await client.start_worker(request)
         workers = await client.workers()
-    started = [each for each in workers if each.local and each.models == first.models] or [first]
+    alike = (each for each in workers if each.on == first.on and each.models == first.models)
+    started = [each for each in alike if each.local or each.on] or [first]
     if args.json:
         print_json(started)
+        return EXIT_OK
+    if place is not None:
+        say_placed(started)
         return EXIT_OK
     for worker in started:
         print(f"{worker.name}  {worker.state}")
@@ -315,7 +322,9 @@ async def _logs(args: argparse.Namespace) -> int:
         worker = await _find(client, args.name)
         for line in await client.worker_log(worker.name, args.lines):
             print(line)
-        if args.follow:
+        if args.follow and worker.on:
+            await follow_placed(client, worker.name)
+        elif args.follow:
             await _follow(client, worker)
     return EXIT_OK
 
@@ -356,7 +365,7 @@ async def _find(client: Client, name: str) -> WorkerInfo:
     )
 
 
-def _client() -> Client:
+def _client(timeout_s: float = 30.0) -> Client:
     from fcd.client import Client
 
-    return Client()
+    return Client(timeout_s=timeout_s)

@@ -8,7 +8,8 @@ import msgspec
 
 from fcd.wire.devices import DeviceReading
 
-WorkerState = Literal["starting", "loading", "ready", "stopping", "stopped", "backoff", "failed", "lost"]
+WorkerState = Literal["pending", "starting", "loading", "ready", "stopping", "stopped", "backoff", "failed", "lost"]
+"""`pending`: a cluster has no room for it yet."""
 
 
 class Progress(msgspec.Struct, omit_defaults=True):
@@ -52,6 +53,18 @@ class ModelOptions(msgspec.Struct, omit_defaults=True):
     """Words for the engine's own command line."""
 
 
+class PlaceRequest(msgspec.Struct, omit_defaults=True):
+    """Where workers are to run that a cluster places, and what each reserves there."""
+
+    on: str
+    """`ray`, the cluster that this machine is a node of; or `ray://HEAD[:PORT]`."""
+    cpus: int = 1
+    memory: str = ""
+    """RAM, such as `8GiB`; empty: as the model's files say, where they are here."""
+    vram: str = ""
+    """GPU memory, of nodes that say how much they have."""
+
+
 class LoadRequest(msgspec.Struct, omit_defaults=True):
     """POST /api/models/load. `model` may be a path: this route is for the machine's owner."""
 
@@ -59,6 +72,8 @@ class LoadRequest(msgspec.Struct, omit_defaults=True):
     options: ModelOptions = msgspec.field(default_factory=ModelOptions)
     replicas: int = 0
     """How many workers it is to have; 0 leaves that to config.toml."""
+    place: PlaceRequest | None = None
+    """POST /api/workers only: let a cluster choose the machine."""
 
 
 class DeviceShare(msgspec.Struct):
@@ -139,6 +154,10 @@ class WorkerInfo(msgspec.Struct, omit_defaults=True):
     """Those of its models that are LoRA adapters over the first."""
     log: str = ""
     """Path of the worker's log file on the daemon's machine."""
+    on: str = ""
+    """The cluster that it was placed on; empty: none."""
+    node: str = ""
+    """The address of the cluster's node that it runs on."""
     notes: list[str] = []
     """What a person should know of how it was started, such as a context that was shortened to fit."""
 

@@ -75,7 +75,7 @@ def test_a_head_that_forgot_everything_is_joined_again(tmp_path: Path) -> None:
             await join(low, head)
             await until(lambda: served(head) == {"low-model"})
             (worker,) = head.controller.workers()
-            head.controller.stop_worker(worker.name)
+            await head.controller.stop_worker(worker.name)
             assert served(head) == set()
             await until(lambda: served(head) == {"low-model"})
             left = await low.http.post("/api/heads/leave", json={"url": head.url}, headers=low.admin)

@@ -97,7 +97,7 @@ def test_five_deaths_fail_fast_until_restarted(tmp_path: Path) -> None:
             assert await daemon.controller.log_lines("guide", 10) == ["the fake crashes"]
             assert len(list((tmp_path / "state/logs/workers").iterdir())) == 5
             spawn.environment["FAKE_MODE"] = ""
-            daemon.controller.restart("guide")
+            await daemon.controller.restart("guide")
             (await daemon.controller.acquire("guide")).release()
 
     asyncio.run(main())

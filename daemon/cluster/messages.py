@@ -1,0 +1,112 @@
+"""What the daemon and its cluster agent say to each other: JSON lines over the agent's stdin and stdout."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from daemon.store.placements import Need
+from fcd.wire.admin import Progress
+
+HostState = Literal["starting", "loading", "ready", "backoff", "failed", "stopping", "stopped"]
+
+
+class Node(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One machine of the cluster that lives."""
+
+    id: str
+    address: str
+    host: str = ""
+    total: dict[str, float] = {}
+    """Ray's resources: `CPU`, `GPU`, `memory` in bytes, and what its owner gave it."""
+    free: dict[str, float] = {}
+
+
+class HostStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the actor says of the worker program that it runs."""
+
+    state: HostState
+    error: str = ""
+    restarts: int = 0
+    pid: int = 0
+    node: str = ""
+    """The node's address."""
+    controller: str = ""
+    """Where its worker registers."""
+    started_at: float = 0.0
+    progress: Progress | None = None
+    log: str = ""
+    """On the node."""
+
+
+class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the cluster knows of one placement."""
+
+    group: str = ""
+    """State of the reservation: `PENDING`, `CREATED`, `RESCHEDULING`; empty when there is none."""
+    node_id: str = ""
+    actor: bool = False
+    """Whether the cluster knows the actor."""
+    status: HostStatus | None = None
+    problem: str = ""
+    """Why the actor did not answer."""
+
+
+class Picture(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The cluster as it is now."""
+
+    nodes: list[Node] = []
+    seen: dict[str, Seen] = {}
+    """By the actor's name, those that were not asked for too, if they bear the prefix."""
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """What the actor is to run."""
+
+    arguments: tuple[str, ...]
+    controller: str
+    token: str
+    version: str
+    """The daemon's, so that another one on a node can be named in an error."""
+    on_loopback: bool
+    """The daemon and all nodes are one machine, so the worker listens on loopback too."""
+    gpus: int = 0
+
+
+class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line to the agent."""
+
+    id: int
+    op: Literal["connect", "poll", "place", "call", "remove"]
+    cluster: str = ""
+    prefix: str = ""
+    actor: str = ""
+    siblings: list[str] = []
+    """Actors of the same model, which should be on other nodes."""
+    need: Need = Need()
+    launch: Launch | None = None
+    method: Literal["", "logs", "restart", "stop", "update"] = ""
+    amount: float = 0.0
+    """Lines for `logs`, seconds for `stop`."""
+
+
+class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line from the agent."""
+
+    id: int
+    error: str = ""
+    hint: str = ""
+    code: str = ""
+    picture: Picture | None = None
+    lines: list[str] = []
+
+
+class AgentError(Exception):
+    """What the agent cannot do, for people. `hint` is the next step."""
+
+    def __init__(self, message: str, *, hint: str = "", code: str = "cluster_failed") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.code = code
