@@ -112,7 +112,7 @@ class FcdApp(App[None]):
         self.now = now
         self.clock = clock
         self.failed_loads: set[str] = set()
-        self.link = Link(client_factory, ensure, self._link_changed)
+        self.link = Link(client_factory, ensure, self._link_changed, told=self._daemon_says)
         self.link_changed: Signal[None] = Signal(self, "link_changed")
 
     @property
@@ -134,6 +134,10 @@ class FcdApp(App[None]):
 
     def _link_changed(self) -> None:
         self.link_changed.publish(None)
+
+    def _daemon_says(self, words: str) -> None:
+        bad = "not applied" in words
+        self.notify(words, title="config.toml", severity="warning" if bad else "information", timeout=8, markup=False)
 
     def key(self, action_id: str) -> str:
         """An action's key as people write it; its /command where it has none."""

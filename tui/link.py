@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fcd.errors import ApiError, FcdError, NotRunning
+from tui.devices import DeviceHistory
 
 if TYPE_CHECKING:
     from fcd.client import Address
     from fcd.wire import arena
-    from fcd.wire.admin import DaemonEvent, LoadEvent, LoadRequest, ModelInfo, WorkerInfo
+    from fcd.wire.admin import DaemonEvent, DaemonStatus, LoadEvent, LoadRequest, ModelInfo, WorkerInfo
+    from fcd.wire.devices import DeviceList
+    from fcd.wire.downloads import Download, DownloadRequest
+    from fcd.wire.neighbours import AttachRequest
 
 LinkState = Literal["connecting", "starting", "up", "gone"]
 Say = Callable[[str], None]
@@ -32,6 +37,14 @@ class DaemonClient(Protocol):
     async def unload(self, model: str) -> None: ...
     async def worker_log(self, name: str, lines: int = 200) -> list[str]: ...
     async def daemon_log(self, lines: int = 200) -> list[str]: ...
+    async def status(self) -> DaemonStatus: ...
+    async def devices(self) -> DeviceList: ...
+    async def attach_worker(self, request: AttachRequest) -> WorkerInfo: ...
+    async def detach_worker(self, name: str) -> None: ...
+    async def downloads(self) -> list[Download]: ...
+    async def download(self, request: DownloadRequest) -> Download: ...
+    async def pause_download(self, repo: str) -> None: ...
+    async def cancel_download(self, repo: str) -> None: ...
     async def close(self) -> None: ...
     def load(self, request: LoadRequest) -> AsyncIterator[LoadEvent]: ...
     def watch(self) -> AsyncIterator[DaemonEvent]: ...
@@ -80,6 +93,7 @@ class Link:
         ensure: Ensure | None,
         changed: Callable[[], None],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        told: Callable[[str], None] = lambda words: None,
     ) -> None:
         self.state: LinkState = "connecting"
         self.detail = ""
@@ -87,9 +101,14 @@ class Link:
         self.workers: dict[str, WorkerInfo] = {}
         self.votes_seen = 0
         """Grows whenever votes changed."""
+        self.devices = DeviceHistory()
+        self.warnings: list[str] = []
+        """What the daemon says is wrong though it works, such as a config.toml that cannot be used."""
         self._factory = factory
         self._ensure = ensure
         self._changed = changed
+        self._told = told
+        self._regreeting: asyncio.Task[None] | None = None
         self._sleep = sleep
         self._wake = asyncio.Event()
         self._start_wanted = ensure is not None
@@ -159,18 +178,30 @@ class Link:
         self._why = ""
         self._set("up", "")
         tasks = {asyncio.create_task(self._poll()), asyncio.create_task(self._watch(client))}
+        greeting = asyncio.create_task(self._greet(client))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            for task in tasks:
+            for task in (*tasks, greeting):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, greeting, return_exceptions=True)
         if await client.is_alive():
             await self._sleep(BACKOFF_S[0])
             return
         raise NotRunning("The daemon went away.")
+
+    async def _greet(self, client: DaemonClient) -> None:
+        """What events tell only once it changes."""
+        with contextlib.suppress(FcdError):
+            self.devices.add((await client.devices()).devices)
+            self._warn((await client.status()).warnings)
+
+    def _warn(self, warnings: list[str]) -> None:
+        if warnings != self.warnings:
+            self.warnings = warnings
+            self._changed()
 
     async def _watch(self, client: DaemonClient) -> None:
         try:
@@ -194,6 +225,12 @@ class Link:
                 self._changed()
 
     def _apply(self, event: DaemonEvent) -> None:
+        if event.type == "devices":
+            self.devices.add(event.devices)
+            return  # screens look when they draw: nothing else has changed
+        if event.type == "config" and self.client is not None:
+            self._told(event.message)
+            self._regreeting = asyncio.create_task(self._greet(self.client))
         if event.type == "worker" and event.worker is not None:
             self.workers[event.worker.name] = event.worker
         elif event.type == "worker_gone":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from fcd.wire.admin import WorkerInfo, WorkerState
+from fcd.wire.admin import WorkerInfo
 from tui import formats
 from tui.glyphs import Glyphs
 
@@ -13,7 +13,7 @@ COLUMNS = (
     ("RUN", 3, "right"), ("TOK/S", 6, "right"), ("TTFT", 6, "right"), ("MEM", 5, "right"),
 )  # fmt: skip
 """Title, width at 80 columns, side."""
-STATES: dict[WorkerState, str] = {
+STATES: dict[str, str] = {
     "ready": "text-success",
     "failed": "text-error",
     "lost": "text-error",
@@ -23,6 +23,7 @@ STATES: dict[WorkerState, str] = {
     "loading": "text-warning",
     "stopping": "text-warning",
     "stopped": "foreground",
+    "asleep": "text-primary",
 }
 """The theme's colour for each state."""
 SORTS: tuple[tuple[str, Callable[[WorkerInfo], object]], ...] = (
@@ -80,4 +81,5 @@ def facts(worker: WorkerInfo, glyphs: Glyphs, now: float) -> str:
     parts.append("" if worker.local else f"remote {worker.address}")
     parts.append(f"up {formats.seconds(max(0.0, now - worker.started_at))}" if worker.started_at else "")
     parts.append(f"restarts {worker.restarts}" if worker.restarts else "")
+    parts += worker.notes
     return f" {glyphs.separator} ".join(part for part in parts if part)

@@ -8,9 +8,12 @@ from typing import Any
 
 from textual.pilot import Pilot
 
-from fcd.errors import FcdError, NotRunning
+from fcd.errors import ApiError, FcdError, NotRunning
 from fcd.settings import Settings
-from fcd.wire.admin import DaemonEvent, LoadEvent, LoadRequest, ModelInfo, Progress, WorkerInfo
+from fcd.wire.admin import DaemonEvent, DaemonStatus, LoadEvent, LoadRequest, ModelInfo, Progress, WorkerInfo
+from fcd.wire.devices import DeviceList, DeviceReading
+from fcd.wire.downloads import Download, DownloadRequest
+from fcd.wire.neighbours import AttachRequest
 from tests.tui.fake_arena import FakeArena, FakeArenaClient
 from tui.app import FcdApp
 from tui.chats import Chat
@@ -39,6 +42,9 @@ class FakeDaemon:
         self.logs: dict[str, list[str]] = {"": ["2026-01-02T10:41:02Z INFO daemon ready"]}
         self.load_script: list[LoadEvent] = []
         self.gate: asyncio.Event | None = None
+        self.readings: list[DeviceReading] = []
+        self.warnings: list[str] = []
+        self.bringing: dict[str, Download] = {}
         self._answer: asyncio.Queue[object] = asyncio.Queue()
         self._events: asyncio.Queue[object] = asyncio.Queue()
         self.open_answers = 0
@@ -95,7 +101,47 @@ class FakeClient(FakeArenaClient):
         self._check()
         return list(self._daemon.catalog)
 
+    async def status(self) -> DaemonStatus:
+        self._check()
+        return DaemonStatus(1, "http://127.0.0.1:8000", "0", True, 1.0, self._daemon.known, [], self._daemon.warnings)
+
+    async def devices(self) -> DeviceList:
+        self._check()
+        return DeviceList(self._daemon.readings)
+
+    async def attach_worker(self, request: AttachRequest) -> WorkerInfo:
+        self._daemon.calls.append(("attach", request.url))
+        worker = WorkerInfo(request.name or "elsewhere", ["far-model"], "ready", local=False, address=request.url)
+        self._daemon.known.append(worker)
+        return worker
+
+    async def detach_worker(self, name: str) -> None:
+        self._daemon.calls.append(("detach", name))
+        self._daemon.known = [worker for worker in self._daemon.known if worker.name != name]
+
+    async def downloads(self) -> list[Download]:
+        self._check()
+        return list(self._daemon.bringing.values())
+
+    async def download(self, request: DownloadRequest) -> Download:
+        self._daemon.calls.append(("download", request.repo))
+        made = Download(request.repo, "downloading", Progress("downloading", 6e8, 1.5e9, "B"), 12e6)
+        self._daemon.bringing[request.repo] = made
+        return made
+
+    async def pause_download(self, repo: str) -> None:
+        self._daemon.calls.append(("pause", repo))
+        known = self._daemon.bringing[repo]
+        self._daemon.bringing[repo] = Download(repo, "paused", known.progress)
+
+    async def cancel_download(self, repo: str) -> None:
+        self._daemon.calls.append(("cancel", repo))
+        del self._daemon.bringing[repo]
+
     async def stop_worker(self, name: str) -> None:
+        worker = next((worker for worker in self._daemon.known if worker.name == name), None)
+        if worker is not None and worker.address.startswith("http://far"):
+            raise ApiError(409, f"'{name}' is attached.", code="attached")
         self._daemon.calls.append(("stop", name))
 
     async def restart_worker(self, name: str) -> None:

@@ -12,6 +12,7 @@ from textual.pilot import Pilot
 
 from fcd.settings import Settings, TuiSettings
 from fcd.wire.admin import Progress, WorkerInfo
+from fcd.wire.devices import DeviceReading
 from tests.tui.fake import FakeDaemon, make_app, wait_until
 from tui.app import FcdApp
 from tui.screens.arena import ArenaScreen
@@ -142,6 +143,11 @@ def workers() -> FakeDaemon:
                    quantization="8bit", running=3, waiting=2, tokens_per_second=412.3, ttft_ms=190,
                    memory_bytes=8_600_000_000),
     ]  # fmt: skip
+    gib = 2**30
+    daemon.readings = [
+        DeviceReading("GPU-1", "gpu", "NVIDIA H100", 80 * gib, 71 * gib, 8 * gib, 0.71, 64.0, 210.0),
+        DeviceReading("cpu", "cpu", "AMD EPYC", 32 * gib, 20 * gib, gib, 0.33),
+    ]
     daemon.logs["bad-0"] = [
         "2026-01-02 10:00:00 info    fcd.worker: loading bad",
         "2026-01-02 10:00:01 error   fcd.worker: Out of memory",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
 from rich.text import Text
@@ -14,23 +13,28 @@ from textual.screen import Screen
 from textual.widgets import DataTable, Input, Static
 
 from fcd.errors import FcdError
-from fcd.wire.admin import WorkerInfo
+from fcd.wire.admin import Progress, WorkerInfo
 from tui import formats
 from tui.actions import BY_ID, bindings
+from tui.devices import device_rows
+from tui.eta import Eta
 from tui.glyphs import sparkline
+from tui.screens.worker_actions import WorkerActions
 from tui.widgets.chrome import Banner, Header, KeyBar
-from tui.widgets.pickers import Confirm, Picker, model_options
+from tui.widgets.download_dialog import download_words
 from tui.worker_rows import COLUMNS, SORTS, STATES, cells, facts, matching, summary
 
 if TYPE_CHECKING:
+    from fcd.wire.downloads import Download
     from tui.app import FcdApp
-    from tui.link import DaemonClient
 
 _POLL_S = 1.0
 _HISTORY = 60
+_LOADS = 6
+"""Rows of what is being loaded."""
 
 
-class WorkersScreen(Screen[None]):
+class WorkersScreen(WorkerActions, Screen[None]):
     """A table, and below it the worker that the cursor is on: its facts, speed over the last minute, and log."""
 
     CSS_PATH = "workers.tcss"
@@ -42,7 +46,13 @@ class WorkersScreen(Screen[None]):
         self._sort = 0
         self._words = ""
         self._speeds: dict[str, deque[float]] = {}
-        self._loads: dict[str, str] = {}
+        self.loads: dict[str, str] = {}
+        """What is going on, by model or worker, in words."""
+        self.failures: dict[str, str] = {}
+        """Why models that were asked for here are not loaded."""
+        self._downloads: list[Download] = []
+        self._eta = Eta()
+        self._drawn_devices = -1
         self._log: list[str] = []
 
     @property
@@ -56,9 +66,11 @@ class WorkersScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         yield Header("workers")
         yield Banner()
+        yield Static("", id="warnings", markup=False)
         yield DataTable(cursor_type="row", cell_padding=0, zebra_stripes=False)
         yield Static("", id="none", markup=False)
-        yield Static("", id="loads", markup=False)
+        yield Static("", id="loads")
+        yield Static("", id="devices")
         yield Static("", id="facts")
         yield Static("", id="tail")
         yield Input(placeholder="words to filter by", id="worker-filter", compact=True)
@@ -108,7 +120,8 @@ class WorkersScreen(Screen[None]):
         none = self.query_one("#none", Static)
         none.display = not workers
         none.update(self._why_none())
-        self._draw_loads(workers)
+        self.draw_loads()
+        self._draw_devices()
         self._draw_facts()
 
     def _why_none(self) -> str:
@@ -123,20 +136,50 @@ class WorkersScreen(Screen[None]):
         for (title, _, side), text, width in zip(COLUMNS, cells(worker, self.fcd.glyphs), widths, strict=True):
             fitted = text if len(text) <= width else text[: width - 1] + self.fcd.glyphs.ellipsis[:1]
             padded = f"{fitted:<{width}}" if side == "left" else f"{fitted:>{width}}"
-            row.append(Text(padded, self.fcd.colour(STATES[worker.state]) if title == "STATE" else ""))
+            colour = self.fcd.colour(STATES.get(worker.state, "foreground")) if title == "STATE" else ""
+            row.append(Text(padded, colour))
         return row
 
-    def _draw_loads(self, workers: list[WorkerInfo]) -> None:
-        lines = [
-            f" {worker.name}  {formats.progress(worker.progress, self.fcd.glyphs, 20)}"
+    def progress_words(self, key: str, progress: Progress) -> str:
+        """How far, and how long it will take."""
+        words = formats.progress(progress, self.fcd.glyphs, 20)
+        left = self._eta.left(key, progress, self.fcd.clock())
+        return words if left is None else f"{words}  {formats.seconds(left)} left"
+
+    def draw_loads(self) -> None:
+        """What is being loaded, downloaded and tested, and what could not be."""
+        workers = self._workers()
+        lines: list[tuple[str, str]] = [
+            (f" {worker.name}  {self.progress_words(worker.name, worker.progress)}", "$text-warning")
             for worker in workers
             if worker.progress is not None and worker.state in ("starting", "loading")
         ]
         known = {model for worker in workers for model in worker.models}
-        lines += [f" {model}  {words}" for model, words in self._loads.items() if model not in known]
+        lines += [(f" {name}  {words}", "$text-warning") for name, words in self.loads.items() if name not in known]
+        for download in self._downloads:
+            if download.state != "done":
+                words = download.error.split("\n")[0] if download.error else download_words(download, self.fcd.glyphs)
+                style = "$text-error" if download.state == "failed" else "$text-warning"
+                lines.append((f" {download.repo}  {words}", style))
+        again = "" if self.fcd.readonly else f"  {self.fcd.key('load_worker')} tries again"
+        for model in self.failures.keys() - known:
+            lines.append((f" {model} is not loaded: {self.failures[model].splitlines()[0]}{again}", "$text-error"))
         loads = self.query_one("#loads", Static)
         loads.display = bool(lines)
-        loads.update("\n".join(lines))
+        loads.update(Content("\n").join(Content.styled(line, style) for line, style in lines[:_LOADS]))
+
+    def _draw_devices(self) -> None:
+        """The strip of devices, and what the daemon says is wrong."""
+        link = self.fcd.link
+        self._drawn_devices = link.devices.count
+        strip = self.query_one("#devices", Static)
+        most = 3 if self.size.height < 30 else 9
+        rows = device_rows(link.devices, self.fcd.glyphs, self.size.width, most) if link.state == "up" else []
+        strip.display = bool(rows)
+        strip.update(Content("\n").join(rows))
+        warnings = self.query_one("#warnings", Static)
+        warnings.display = bool(link.warnings) and link.state == "up"
+        warnings.update("\n".join(f" {line}" for line in link.warnings))
 
     @on(DataTable.RowHighlighted)
     def _draw_facts(self) -> None:
@@ -153,9 +196,22 @@ class WorkersScreen(Screen[None]):
             parts.append((f"\n tok/s {sparkline(list(speeds), glyphs)} {formats.rate(speeds[-1])}", "$text-accent"))
         if worker.error:
             parts.append((f"\n {worker.error}", "$text-error"))
+            parts += self._mending()
         box.update(Content.assemble(*parts))
         tail = self.query_one("#tail", Static)
         tail.update(Content("\n".join(f" {line}" for line in self._log[-max(1, tail.size.height) :])))
+
+    def _mending(self) -> list[tuple[str, str]]:
+        """The keys that help with a worker that failed."""
+        actions = [("worker_log", "its log")]
+        if not self.fcd.readonly:
+            actions = [("restart_worker", "start it again"), *actions, ("load_worker", "load another")]
+        return [
+            part
+            for number, (action, words) in enumerate(actions)
+            for part in (("\n " if number == 0 else "   ", ""), (self.fcd.key(action), "bold $text-accent"),
+                         (f" {words}", "$foreground 70%"))
+        ]  # fmt: skip
 
     @work(exclusive=True, group="poll")
     async def _poll(self) -> None:
@@ -164,8 +220,12 @@ class WorkersScreen(Screen[None]):
             self._speeds.setdefault(name, deque(maxlen=_HISTORY)).append(known.tokens_per_second)
         if not self.is_current or self.fcd.link.state != "up":
             return
+        if self._drawn_devices != self.fcd.link.devices.count:
+            self._draw_devices()
         try:
             await self.fcd.link.refresh()
+            self._downloads = await self.fcd.link.connected().downloads()
+            self.draw_loads()
             worker = self.chosen()
             self._log = await self.fcd.link.connected().worker_log(worker.name, 30) if worker else []
         except FcdError:
@@ -176,60 +236,6 @@ class WorkersScreen(Screen[None]):
         """Destructive actions are not there when the interface is only to read."""
         known = BY_ID.get(action)
         return not (known is not None and known.destructive and self.fcd.readonly)
-
-    @work(exclusive=True, group="picker")
-    async def action_load_worker(self) -> None:
-        try:
-            models = await self.fcd.link.connected().models()
-        except FcdError as error:
-            self.notify(str(error), severity="error", markup=False)
-            return
-        hint = "enter load   esc close   a folder or repo name works too"
-        options = model_options(models, "", self.fcd.glyphs)
-        chosen = await self.fcd.push_screen_wait(Picker("Load a model", options, hint=hint, free=True))
-        if chosen:
-            self._load(chosen)
-
-    @work(group="load")
-    async def _load(self, model: str) -> None:
-        self._loads[model] = "asked for"
-        try:
-            async for event in self.fcd.load(model):
-                if event.type == "error":
-                    self.notify(event.error, title=f"{model} is not loaded", severity="error", markup=False)
-                elif event.progress is not None:
-                    self._loads[model] = self.fcd.describe(event.progress)
-                    self._draw_loads(self._workers())
-        except FcdError as error:
-            self.notify(str(error), title=f"{model} is not loaded", severity="error", markup=False)
-        finally:
-            self._loads.pop(model, None)
-            self.draw()
-
-    def action_stop_worker(self) -> None:
-        self._change("Stop", lambda client, worker: client.stop_worker(worker.name))
-
-    def action_restart_worker(self) -> None:
-        self._change("Restart", lambda client, worker: client.restart_worker(worker.name))
-
-    def action_unload_worker(self) -> None:
-        self._change("Unload", lambda client, worker: client.unload(worker.models[0]))
-
-    @work(exclusive=True, group="picker")
-    async def _change(self, verb: str, call: Callable[[DaemonClient, WorkerInfo], Awaitable[None]]) -> None:
-        worker = self.chosen()
-        if worker is None or not worker.models:
-            return
-        busy = f" It is answering {worker.running} requests." if worker.running else ""
-        question = f"{verb} {worker.name} ({', '.join(worker.models)})?{busy}"
-        if not await self.fcd.push_screen_wait(Confirm(question, verb.lower())):
-            return
-        try:
-            await call(self.fcd.link.connected(), worker)
-            await self.fcd.link.refresh()
-        except FcdError as error:
-            self.notify(str(error), severity="error", markup=False)
-        self.draw()
 
     @on(DataTable.RowSelected)
     async def action_worker_log(self) -> None:
