@@ -27,4 +27,6 @@ class Config(msgspec.Struct, frozen=True):
     """How long a lost worker stays in the table."""
     settle_s: float = 5.0
     """How long freed memory may take to be seen as free."""
+    sleep_ttl_s: float = 1800.0
+    """How long a worker sleeps before it is unloaded; at 0 none is put to sleep."""
     dispatch: Literal["shortest_queue", "lottery", "prefix_affinity"] = "shortest_queue"

@@ -267,6 +267,8 @@ _HANDLERS: dict[type[e.Event], Callable[[Turn, Any], None]] = {
     e.StopAll: _stop_all,
     e.WorkerProgressed: workers.progressed,
     e.WorkerReady: workers.ready,
+    e.WorkerSlept: workers.slept,
+    e.WorkerWoke: workers.woke,
     e.WorkerExited: workers.exited,
     e.WorkerJoined: workers.joined,
     e.WorkerBeat: workers.beat,

@@ -89,6 +89,24 @@ class WorkerReady(Event, frozen=True):
     worker: str
     limit: int
     speed: float = 1.0
+    sleeps: bool = False
+    """It can be put to sleep: then its GPU memory is free and its process stays."""
+
+
+class WorkerSlept(Event, frozen=True):
+    """What `Sleep` asked for is done, or could not be."""
+
+    worker: str
+    ok: bool
+    reason: str = ""
+
+
+class WorkerWoke(Event, frozen=True):
+    """What `Wake` asked for is done, or could not be."""
+
+    worker: str
+    ok: bool
+    reason: str = ""
 
 
 class WorkerExited(Event, frozen=True):
@@ -184,6 +202,22 @@ class Spawn(Effect, frozen=True):
     gpus: tuple[str, ...] = ()
     """The GPUs that it is to have; none keeps it to RAM where the machine has GPUs, else leaves it to itself."""
     in_ram: bool = False
+    claims: Mapping[str, int] = {}
+    """Bytes that were set aside for it on each device."""
+    kv_bytes: int = 0
+    """What its KV cache may take of its one device: several there must not all count on the same room. 0 is not known."""
+
+
+class Sleep(Effect, frozen=True):
+    """Have a worker give its GPU memory back and keep its process; answer with `WorkerSlept`."""
+
+    worker: str
+
+
+class Wake(Effect, frozen=True):
+    """Have a worker that sleeps take its GPU memory again; answer with `WorkerWoke`."""
+
+    worker: str
 
 
 class Stop(Effect, frozen=True):

@@ -10,9 +10,23 @@ from daemon.scheduler.affinity import Affinity
 from daemon.scheduler.events import Changed, Gone, LoadRefused, Spawn, Stop
 from daemon.scheduler.placement import CPU, Claims, Needs, candidates, gpus, plan, shortage, ways
 from daemon.scheduler.requests import refuse_waiting
+from daemon.scheduler.sleep import (
+    freed_by_sleep,
+    lie_down,
+    may_sleep,
+    rest_of,
+    rise,
+    sleeper,
+    wake_claims,
+    wake_needs,
+)
 from daemon.scheduler.state import After, Model, State, Turn, Worker
 
 _COMING = ("starting", "loading", "ready", "stopping")
+_LEAVABLE = (*_COMING, "asleep")
+_KV_SHARES = {CPU: 0.4}
+_KV_SHARE = 0.8
+"""How much of what a model leaves free on its device its KV cache may have: RAM is not ours alone."""
 _UNKNOWN = 2**62
 """Room on a device where somebody whose size nobody knows may leave."""
 
@@ -22,7 +36,11 @@ def ensure(turn: Turn, model: Model) -> None:
     if not model.waiting and not model.wanted:
         return
     workers = [turn.state.workers[name] for name in model.workers]
-    if any(worker.state in _COMING for worker in workers):
+    if any(worker.state in _COMING or worker.turning for worker in workers):
+        return
+    if sleeper(turn.state, model) is not None:
+        turn.state.pending[model.name] = None
+        place(turn)
         return
     resting = next((worker for worker in workers if worker.state == "backoff"), None)
     broken = next((worker for worker in workers if worker.state == "failed"), None)
@@ -71,28 +89,51 @@ def place(turn: Turn) -> None:
         if model is None or turn.state.stopping or not (model.waiting or model.wanted):
             del turn.state.pending[name]
             continue
-        aim = _aim(turn.state, model.needs)
+        rested = sleeper(turn.state, model)
+        needs = model.needs if rested is None else wake_needs(rested)
+        aim = _aim(turn.state, needs, rested)
         if aim is None:
-            if not _settling(turn, model.needs):
+            if not _settling(turn, needs):
                 del turn.state.pending[name]
-                _refuse_load(turn, model)
+                if rested is None:
+                    _refuse_load(turn, model)
+                else:  # others have taken its place: it leaves, and is loaded where there is room
+                    drain(turn, rested, "remove", by=turn.now)
                 continue
-            blocked.update(candidates(model.needs, turn.state.free))
+            blocked.update(candidates(needs, turn.state.free))
             continue
         wanted = set(candidates(aim, turn.state.free))
         free = available(turn.state)
         claims = plan(aim, {device: -1 if device in blocked else size for device, size in free.items()})
         if claims is not None and not set(claims) & blocked:
             del turn.state.pending[name]
-            spawn(turn, model, claims)
+            if rested is None:
+                spawn(turn, model, claims)
+            else:
+                wake(turn, rested)
         elif wanted & blocked:
             blocked |= wanted
         else:
-            for worker in victims(turn.state, aim):
-                drain(turn, worker, "remove", by=float("inf"))
+            _make_room(turn, aim, rested)
             blocked |= wanted
     if turn.state.short and not turn.state.pending and not turn.state.stopping:
         _top_up(turn)
+
+
+def wake(turn: Turn, worker: Worker) -> None:
+    """Have it take its GPU memory again, which is there."""
+    _note_base(turn.state, worker, wake_claims(worker))
+    rise(turn, worker)
+
+
+def _make_room(turn: Turn, needs: Needs, rested: Worker | None) -> None:
+    """Have those leave who must; those that can sleep do that instead, where that is enough."""
+    chosen, lying = leaving(turn.state, needs, rested)
+    for worker in chosen:
+        if worker.name in lying:
+            lie_down(turn, worker)
+        else:
+            drain(turn, worker, "remove", by=float("inf"))
 
 
 def _top_up(turn: Turn) -> None:
@@ -135,14 +176,22 @@ def available(state: State) -> dict[str, int]:
     free = dict(state.free)
     claimed: Claims = {}
     for worker in state.local_workers():
-        if worker.state in ("starting", "loading"):
-            for device, size in worker.claims.items():
-                claimed[device] = claimed.get(device, 0) + size
+        for device, size in _taking(worker).items():
+            claimed[device] = claimed.get(device, 0) + size
     for device, size in claimed.items():
         if device in free:
             taken = max(0, state.base.get(device, free[device]) - free[device])
             free[device] -= max(0, size - taken)
     return free
+
+
+def _taking(worker: Worker) -> Claims:
+    """What it is taking now: all of it while it loads, what it gave back while it wakes. One that is ended meanwhile
+    goes on taking until it is gone, and one that is to start again keeps its place."""
+    ends = worker.state == "stopping"
+    if worker.state in ("starting", "loading") or (ends and (not worker.serving or worker.after == "restart")):
+        return worker.awake or worker.claims
+    return wake_claims(worker) if worker.turning == "wake" or (ends and worker.awake) else {}
 
 
 def _add(free: dict[str, int], claims: Claims, sign: int) -> None:
@@ -151,48 +200,82 @@ def _add(free: dict[str, int], claims: Claims, sign: int) -> None:
             free[device] += sign * size
 
 
-def _aim(state: State, needs: Needs) -> Needs | None:
-    """The first way that would fit if everybody who can leave did; None when there is none."""
+def _aim(state: State, needs: Needs, rested: Worker | None = None) -> Needs | None:
+    """The first way that would fit if everybody who can leave did; None when there is none. `rested` is to wake."""
     potential = dict(state.free)
     for worker in state.local_workers():
-        if worker.state in _COMING:
+        if worker.state in _LEAVABLE and worker is not rested:
             _add(potential, {device: size or _UNKNOWN for device, size in worker.claims.items()}, 1)
     return next((way for way in ways(needs, state.free) if plan(way, potential) is not None), None)
 
 
-def victims(state: State, needs: Needs) -> list[Worker]:
-    """Who must leave so that it fits: idle ones first, least recently used first, and no more than it takes.
+def leaving(state: State, needs: Needs, rested: Worker | None = None) -> tuple[list[Worker], set[str]]:
+    """Who must leave so that it fits, and which of them (by name) need only sleep."""
+    gains = {} if CPU in candidates(needs, state.free) else _sleepers(state, rested)
+    chosen, enough = _victims(state, needs, gains, rested)
+    if enough or not gains:
+        return chosen, {worker.name for worker in chosen if worker.name in gains}
+    return _victims(state, needs, {}, rested)[0], set()
 
-    Busy ones are among them only when the idle ones are not enough: these finish first. Empty when those that are
-    already leaving will do.
+
+def victims(state: State, needs: Needs) -> list[Worker]:
+    """Who must leave so that it fits; empty when those that are already leaving will do."""
+    return leaving(state, needs)[0]
+
+
+def _sleepers(state: State, rested: Worker | None) -> dict[str, Claims]:
+    """Those that could be put to sleep, the one that was used longest ago first, with what that frees."""
+    free, found = available(state), {}
+    for worker in sorted(state.local_workers(), key=lambda each: each.idle_since):
+        if worker is not rested and may_sleep(state, worker, free):
+            found[worker.name] = freed_by_sleep(worker)
+            if CPU in free:
+                free[CPU] -= rest_of(state, worker)
+    return found
+
+
+def _victims(state: State, needs: Needs, gains: dict[str, Claims], rested: Worker | None) -> tuple[list[Worker], bool]:
+    """Who must leave, and whether that is enough: those that sleep first, then idle ones, least recently used first,
+    and no more than it takes. `gains` has those that would only sleep.
+
+    Busy ones are among them only when the idle ones are not enough: these finish first.
     """
-    local = state.local_workers()
+    local = [worker for worker in state.local_workers() if worker is not rested]
     free = available(state)
     for worker in local:
+        if worker.after == "restart":
+            continue
         if worker.state == "stopping" or (worker.state == "ready" and worker.draining):
             _add(free, worker.claims, 1)
+        elif worker.turning == "sleep":
+            _add(free, freed_by_sleep(worker), 1)
     if plan(needs, free) is not None:
-        return []
+        return [], True
     there = set(candidates(needs, state.free))
-    able = [each for each in local if each.state == "ready" and not each.draining and there & set(each.claims)]
+    able = [each for each in local if _can_leave(each) and there & set(each.claims)]
     chosen: list[Worker] = []
-    for worker in sorted(able, key=lambda each: (not each.idle, each.idle_since)):
+    for worker in sorted(able, key=lambda each: (not each.idle, each.state != "asleep", each.idle_since)):
         chosen.append(worker)
-        _add(free, worker.claims, 1)
+        _add(free, gains.get(worker.name, worker.claims), 1)
         if plan(needs, free) is not None:
-            return _spared(needs, free, chosen)
-    return chosen
+            return _spared(needs, free, chosen, gains), True
+    return chosen, False
 
 
-def _spared(needs: Needs, free: dict[str, int], chosen: list[Worker]) -> list[Worker]:
+def _can_leave(worker: Worker) -> bool:
+    return worker.state in ("ready", "asleep") and not worker.draining and not worker.turning
+
+
+def _spared(needs: Needs, free: dict[str, int], chosen: list[Worker], gains: dict[str, Claims]) -> list[Worker]:
     """Those of the chosen without whom it would not fit: with several GPUs some may stand on another."""
     kept = list(chosen)
     for worker in reversed(chosen):
-        _add(free, worker.claims, -1)
+        gain = gains.get(worker.name, worker.claims)
+        _add(free, gain, -1)
         if plan(needs, free) is not None:
             kept.remove(worker)
         else:
-            _add(free, worker.claims, 1)
+            _add(free, gain, 1)
     return kept
 
 
@@ -203,6 +286,8 @@ class Preview(msgspec.Struct, frozen=True):
     """Where it would go; None: it fits nowhere."""
     leaving: tuple[str, ...] = ()
     """Workers that it would have leave."""
+    sleeping: tuple[str, ...] = ()
+    """Workers that it would put to sleep."""
     waits: bool = False
     """It would wait: for those to leave, or for busy ones to finish."""
     reason: str = ""
@@ -217,14 +302,15 @@ def preview(state: State, needs: Needs) -> Preview:
     claims = plan(aim, free)
     if claims is not None:
         return Preview(claims)
-    chosen = victims(state, aim)
+    chosen, lying = leaving(state, aim)
     free = dict(state.free)
     for worker in state.local_workers():
         if worker.state in ("starting", "loading", "stopping") or worker.draining:
             _add(free, worker.claims, 1)
     for worker in chosen:
-        _add(free, worker.claims, 1)
-    return Preview(plan(aim, free) or {}, tuple(worker.name for worker in chosen), waits=True)
+        _add(free, freed_by_sleep(worker) if worker.name in lying else worker.claims, 1)
+    gone = tuple(worker.name for worker in chosen if worker.name not in lying)
+    return Preview(plan(aim, free) or {}, gone, tuple(sorted(lying)), waits=True)
 
 
 def _settling(turn: Turn, needs: Needs) -> bool:
@@ -278,14 +364,16 @@ def respawn(turn: Turn, worker: Worker) -> None:
     if model is not None:
         free = available(turn.state)
         found = (plan(way, free) for way in ways(model.needs, free))
-        worker.claims = next((claims for claims in found if claims is not None), worker.claims)
+        worker.claims = next((claims for claims in found if claims is not None), worker.awake or worker.claims)
     _launch(turn, worker)
 
 
 def _launch(turn: Turn, worker: Worker) -> None:
     worker.state = "starting"
     worker.healthy = False
-    worker.serving = worker.draining = worker.making_room = False
+    worker.serving = worker.draining = worker.making_room = worker.sleeps = False
+    worker.turning = ""
+    worker.awake = {}
     worker.after = ""
     worker.failures = 0
     worker.drain_by = float("inf")
@@ -293,20 +381,41 @@ def _launch(turn: Turn, worker: Worker) -> None:
     for model in turn.state.worker_models(worker):
         model.wanted = False
     turn.arm("stall", worker.name, turn.now + turn.state.config.load_stall_s)
-    _note_base(turn.state, worker)
+    _note_base(turn.state, worker, worker.claims)
+    kv_bytes = _grant_kv(turn.state, worker)
     chosen = tuple(device for device in worker.claims if device != CPU)
     in_ram = not chosen and bool(gpus(turn.state.free))
-    turn.do(Spawn(worker.name, worker.models[0], chosen, in_ram))
+    turn.do(Spawn(worker.name, worker.models[0], chosen, in_ram, dict(worker.claims), kv_bytes))
     turn.do(Changed(worker.name))
 
 
-def _note_base(state: State, worker: Worker) -> None:
+def _note_base(state: State, worker: Worker, claims: Claims) -> None:
     """The first to load on a device: what is missing from now on is what loads took."""
-    others = (each for each in state.local_workers() if each is not worker and each.state in ("starting", "loading"))
-    busy = {device for each in others for device in each.claims}
-    for device in worker.claims:
+    others = (each for each in state.local_workers() if each is not worker)
+    busy = {device for each in others for device in _taking(each)}
+    for device in claims:
         if device in state.free and device not in busy:
             state.base[device] = state.free[device]
+
+
+def _grant_kv(state: State, worker: Worker) -> int:
+    """Bytes of KV cache for a worker on one device, out of what nobody was promised; 0 leaves it to the worker."""
+    worker.kv = 0
+    model = state.models.get(worker.models[0])
+    if model is None or not model.needs.kv or len(worker.claims) != 1:
+        return 0
+    ((device, claim),) = worker.claims.items()
+    if device not in state.free:
+        return 0
+    promised = sum(max(0, each.kv - each.claims.get(device, 0)) for each in _others_on(state, worker, device))
+    room = available(state)[device] - promised
+    budget = max(model.needs.kv, int(_KV_SHARES.get(device, _KV_SHARE) * max(0, room + model.needs.kv)))
+    worker.kv = claim + budget - model.needs.kv
+    return budget
+
+
+def _others_on(state: State, worker: Worker, device: str) -> list[Worker]:
+    return [each for each in state.local_workers() if each is not worker and each.kv and list(each.claims) == [device]]
 
 
 def scale_down(turn: Turn, model: Model) -> None:
@@ -340,6 +449,7 @@ def drain(turn: Turn, worker: Worker, after: After, *, by: float) -> None:
 def stop(turn: Turn, worker: Worker, *, grace_s: float | None = None) -> None:
     """End the process now; `worker.after` says what follows."""
     worker.state = "stopping"
+    worker.turning = ""
     worker.healthy = False
     turn.do(Stop(worker.name, turn.state.config.stop_grace_s if grace_s is None else grace_s))
     turn.do(Changed(worker.name))

@@ -12,7 +12,9 @@ _LEAST_SPEED = 0.001
 
 def eligible(worker: Worker, request: Waiting | None = None) -> bool:
     """Whether it may take one more request now."""
-    if worker.state != "ready" or not worker.healthy or worker.draining or len(worker.leases) >= worker.limit:
+    if worker.state != "ready" or not worker.healthy or worker.draining or worker.turning:
+        return False
+    if len(worker.leases) >= worker.limit:
         return False
     return request is None or request.exclude.get(worker.name, -1) < worker.epoch
 

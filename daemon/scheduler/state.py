@@ -61,6 +61,14 @@ class Worker(msgspec.Struct):
     keep_alive: float = float("inf")
     claims: Claims = msgspec.field(default_factory=dict)
     """What it takes, or is about to take, of each device."""
+    kv: int = 0
+    """Bytes of KV cache that it was granted beyond its claims."""
+    sleeps: bool = False
+    """It can be put to sleep."""
+    turning: Literal["", "sleep", "wake"] = ""
+    """On its way to sleep (still `ready`) or back (still `asleep`)."""
+    awake: Claims = msgspec.field(default_factory=dict)
+    """Of one that sleeps: what it will take again."""
     limit: int = 1
     speed: float = 1.0
     leases: set[int] = msgspec.field(default_factory=set)
@@ -116,6 +124,8 @@ class State(msgspec.Struct):
     """Bytes free on each device, as last read; one that is missing is not bounded."""
     base: dict[str, int] = msgspec.field(default_factory=dict)
     """Bytes that were free on a device before those began that are loading there now."""
+    epoch: int = 0
+    """The last one that a worker was given."""
     last_exit: dict[str, float] = msgspec.field(default_factory=dict)
     stopping: bool = False
     stopped: bool = False

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from daemon.scheduler import workers
-from daemon.scheduler.loading import drain, place, remove, respawn, stop
+from daemon.scheduler.loading import available, drain, place, remove, respawn, stop
 from daemon.scheduler.requests import refuse
+from daemon.scheduler.sleep import lie_down, may_sleep
 from daemon.scheduler.state import Turn, Worker
 
 
@@ -27,7 +28,8 @@ def _wait(turn: Turn, name: str) -> None:
     if model is None or not model.waiting:
         return
     limit = turn.state.config.max_wait_s
-    coming = any(turn.state.workers[each].state in ("starting", "loading", "stopping") for each in model.workers)
+    workers_there = [turn.state.workers[each] for each in model.workers]
+    coming = any(each.state in ("starting", "loading", "stopping") or each.turning for each in workers_there)
     if not coming:
         for request in list(model.waiting.values()):
             if turn.now >= request.since + limit:
@@ -39,16 +41,32 @@ def _wait(turn: Turn, name: str) -> None:
 
 
 def _ttl(turn: Turn, worker: Worker) -> None:
+    """Idle for long enough: to sleep, where it can; then, or after it has slept for long enough, it leaves."""
+    if worker.state == "asleep" and not worker.turning:
+        end = worker.idle_since + turn.state.config.sleep_ttl_s
+        if turn.now >= end:
+            _leave(turn, worker)
+        else:
+            turn.arm("ttl", worker.name, end)
+        return
+    if worker.turning:
+        return
     if worker.state != "ready" or not worker.local or not worker.idle or worker.draining:
         return
     end = workers.rest_end(turn, worker)
-    if turn.now >= end:
-        for model in turn.state.worker_models(worker):
-            model.target = 0
-            turn.state.short.pop(model.name, None)
-        drain(turn, worker, "remove", by=math.inf)
-    else:
+    if turn.now < end:
         turn.arm("ttl", worker.name, end)
+    elif worker.keep_alive > 0 and may_sleep(turn.state, worker, available(turn.state)):
+        lie_down(turn, worker)
+    else:
+        _leave(turn, worker)
+
+
+def _leave(turn: Turn, worker: Worker) -> None:
+    for model in turn.state.worker_models(worker):
+        model.target = 0
+        turn.state.short.pop(model.name, None)
+    drain(turn, worker, "remove", by=math.inf)
 
 
 def _stall(turn: Turn, worker: Worker) -> None:

@@ -16,9 +16,11 @@ from daemon.scheduler.loading import (
     remove,
     respawn,
     stop,
+    wake,
 )
-from daemon.scheduler.placement import Needs, plan, shortage, ways
+from daemon.scheduler.placement import Claims, Needs, plan, shortage, ways
 from daemon.scheduler.requests import drop_leases, pump, refuse_waiting, suspect
+from daemon.scheduler.sleep import has_lain_down, has_risen, sleeper, wake_claims, wake_needs
 from daemon.scheduler.state import Model, Turn, Worker
 
 _MOST_ELSEWHERE = 10_000
@@ -45,13 +47,66 @@ def ready(turn: Turn, event: e.WorkerReady) -> None:
     worker.speed = clamp_speed(event.speed)
     worker.error = ""
     worker.ready_at = worker.idle_since = turn.now
-    for device, size in worker.claims.items():
-        if device in turn.state.base:
-            turn.state.base[device] -= size
+    worker.sleeps = event.sleeps
+    _has_taken(turn, worker.claims)
     fit_again(turn, worker)
     turn.do(e.Changed(worker.name))
     arm_ttl(turn, worker)
     place(turn)
+
+
+def _has_taken(turn: Turn, claims: Claims) -> None:
+    for device, size in claims.items():
+        if device in turn.state.base:
+            turn.state.base[device] -= size
+
+
+def slept(turn: Turn, event: e.WorkerSlept) -> None:
+    worker = turn.state.workers.get(event.worker)
+    if worker is None or worker.turning != "sleep":
+        return
+    models = turn.state.worker_models(worker)
+    if event.ok:
+        has_lain_down(turn, worker)
+    else:
+        worker.error = event.reason
+        worker.after = "remove"
+        stop(turn, worker)
+    for model in models:
+        ensure(turn, model)
+    place(turn)
+
+
+def woke(turn: Turn, event: e.WorkerWoke) -> None:
+    worker = turn.state.workers.get(event.worker)
+    if worker is None or worker.turning != "wake":
+        return
+    if not event.ok:
+        # It is loaded again once it is gone, if somebody waits for it.
+        worker.error = event.reason
+        worker.after = "remove"
+        stop(turn, worker)
+        place(turn)
+        return
+    _has_taken(turn, wake_claims(worker))
+    has_risen(turn, worker)
+    models = turn.state.worker_models(worker)
+    for model in models:
+        model.wanted = False
+    fit_again(turn, worker)
+    turn.do(e.Changed(worker.name))
+    arm_ttl(turn, worker)
+    for model in models:
+        _wake_replicas(turn, model)
+    place(turn)
+
+
+def _wake_replicas(turn: Turn, model: Model) -> None:
+    """Those that rested with it come back with it, as far as there is room."""
+    while (other := sleeper(turn.state, model)) is not None:
+        if plan(wake_needs(other), available(turn.state)) is None:
+            return
+        wake(turn, other)
 
 
 def fit_again(turn: Turn, worker: Worker) -> None:
@@ -59,7 +114,9 @@ def fit_again(turn: Turn, worker: Worker) -> None:
     worker.failures = 0
     worker.healthy = True
     worker.error = ""
-    worker.epoch += 1
+    # Of all workers, so that one that is made anew under an old name is not taken for the one that failed a request.
+    turn.state.epoch += 1
+    worker.epoch = turn.state.epoch
     for model in turn.state.worker_models(worker):
         pump(turn, model)
 
@@ -119,7 +176,7 @@ def exited(turn: Turn, event: e.WorkerExited) -> None:
             remove(turn, worker)
     elif worker.state == "stopping" and worker.after == "restart":
         respawn(turn, worker)
-    elif _is_surplus(turn, worker):
+    elif worker.state == "asleep" or worker.turning or _is_surplus(turn, worker):
         remove(turn, worker)
     else:
         _died(turn, worker, event)
@@ -274,7 +331,7 @@ def beat(turn: Turn, event: e.WorkerBeat) -> None:
         return
     was, surplus = worker.elsewhere, min(_MOST_ELSEWHERE, max(0, event.queue_length - len(worker.leases)))
     worker.last_beat = turn.now
-    if event.memory > 0 and worker.local and len(worker.claims) == 1:
+    if event.memory > 0 and worker.local and len(worker.claims) == 1 and worker.state != "asleep":
         worker.claims = {device: max(event.memory, size) for device, size in worker.claims.items()}
     # A request that ends while the report travels looks like one from elsewhere, but never twice in a row.
     worker.elsewhere, worker.surplus = min(worker.surplus, surplus), surplus
@@ -328,13 +385,14 @@ def _answered(turn: Turn, worker: Worker) -> None:
         worker.ready_at = turn.now
         turn.do(e.Changed(worker.name))
     worker.failures = 0
-    if worker.state == "ready" and not worker.healthy:
+    if worker.state == "ready" and not worker.healthy and not worker.turning:
         fit_again(turn, worker)
         turn.do(e.Changed(worker.name))
 
 
 def _silent(turn: Turn, worker: Worker) -> None:
-    if worker.state not in ("ready", "loading"):
+    # One that turns may be too busy to answer; how long that may take is bounded otherwise.
+    if worker.state not in ("ready", "loading", "asleep") or worker.turning:
         return
     suspect(turn, worker)
     worker.failures += 1
@@ -343,6 +401,9 @@ def _silent(turn: Turn, worker: Worker) -> None:
     reason = f"It did not answer {worker.failures} probes in a row."
     if not worker.local:
         lose(turn, worker, reason)
+    elif worker.state == "asleep":
+        worker.error = reason
+        drain(turn, worker, "remove", by=turn.now)
     elif worker.state == "ready":
         worker.after = "death" if not worker.draining else worker.after
         worker.error = reason

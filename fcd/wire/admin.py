@@ -8,7 +8,7 @@ import msgspec
 
 from fcd.wire.devices import DeviceReading
 
-WorkerState = Literal["pending", "starting", "loading", "ready", "stopping", "stopped", "backoff", "failed", "lost"]
+WorkerState = Literal["pending", "starting", "loading", "ready", "asleep", "stopping", "stopped", "backoff", "failed", "lost"]
 """`pending`: a cluster has no room for it yet."""
 
 

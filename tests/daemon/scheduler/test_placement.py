@@ -203,3 +203,77 @@ def test_what_a_load_has_taken_already_is_not_counted_twice() -> None:
     machine.send(e.WorkerReady("a", 4))
     assert len(machine.spawned()) == 2, "b has taken nothing yet, and its four are still promised"
     assert not machine.refusals(), "a, once it rests, makes room for c"
+
+
+CARDS = st.lists(st.integers(0, 30), max_size=8)
+SPLITS = st.sampled_from(((), (1, 2, 4, 8), (1, 2, 4, 8, 3, 6), (1,)))
+
+
+@given(
+    st.integers(0, 60), st.integers(0, 90), CARDS, SPLITS, st.booleans(), st.sets(st.integers(0, 7)),
+)  # fmt: skip
+def test_what_is_cut_over_gpus_fits_each_of_them(
+    gpu: int, wish: int, cards: list[int], splits: tuple[int, ...], even: bool, sliced: set[int]
+) -> None:
+    free = {f"{'MIG' if number in sliced else 'GPU'}-{number}": size * G for number, size in enumerate(cards)}
+    needs = Needs(gpu=gpu * G, allow_cpu=False, splits=splits, even=even, wish=wish * G)
+    claims = plan(needs, free)
+    assert claims == plan(needs, dict(free)), "the same each time"
+    if claims is None:
+        assert all(size < gpu for size in cards) or 1 not in (splits or (1,)), "one would have done"
+        return
+    assert all(0 <= size <= free[device] for device, size in claims.items())
+    assert sum(claims.values()) >= gpu * G - len(claims)
+    assert not splits or len(claims) in splits
+    if len(claims) > 1:
+        assert all(size < gpu for size in cards), "never cut where one holds it"
+        assert not any(device.startswith("MIG-") for device in claims)
+    if even:
+        assert len(set(claims.values())) == 1
+    most = max(gpu, wish) * G + SPREAD_BYTES * (len(claims) - 1)
+    assert sum(claims.values()) <= most + len(claims), "no more than it has a use for"
+
+
+def test_powers_of_two_come_before_odd_numbers() -> None:
+    free = {f"GPU-{number}": 20 * G for number in range(4)}
+    assert len(plan(Needs(gpu=50 * G, splits=(1, 2, 4, 3), even=True), free) or {}) == 4
+    free.pop("GPU-3")
+    assert len(plan(Needs(gpu=50 * G, splits=(1, 2, 4, 3), even=True), free) or {}) == 3
+
+
+def test_several_models_share_a_gpu_by_what_each_needs() -> None:
+    machine = Machine(
+        {"cpu": 64 * G, "GPU-a": 80 * G}, a=Needs(gpu=20 * G, wish=40 * G, even=True), b=Needs(gpu=30 * G, even=True)
+    )
+    machine.load("a")
+    machine.load("b")
+    assert [dict(each.claims) for each in machine.effects if isinstance(each, e.Spawn)] == [
+        {"GPU-a": 40 * G}, {"GPU-a": 30 * G},
+    ]  # fmt: skip
+
+
+def test_what_others_hold_is_not_counted_on() -> None:
+    machine = Machine({"GPU-a": 12 * G}, a=Needs(gpu=10 * G, wish=70 * G, even=True, allow_cpu=False))
+    machine.load("a")
+    assert machine.last(e.Spawn).claims == {"GPU-a": 12 * G}
+
+
+def test_two_on_one_device_do_not_both_plan_with_all_of_it() -> None:
+    needs = Needs(cpu=2 * G, kv=G)
+    machine = Machine({"cpu": 22 * G}, a=needs, b=needs, c=needs)
+    budgets = []
+    for model in ("a", "b", "c"):
+        # Its KV cache takes memory only as it is used: none of it yet.
+        machine.load(model)
+        budgets.append(machine.last(e.Spawn).kv_bytes)
+    assert budgets[0] == int(0.4 * 21 * G)
+    assert budgets == sorted(budgets, reverse=True)
+    assert sum(budgets) + 3 * G <= 22 * G
+    unknown = Machine({}, a=needs)
+    unknown.arrive("a")
+    assert unknown.last(e.Spawn).kv_bytes == 0, "where nothing is known, the worker decides"
+
+
+def test_a_kv_budget_is_never_less_than_the_least() -> None:
+    machine = Machine({"cpu": 4 * G}, a=Needs(cpu=4 * G, kv=2 * G))
+    assert machine.load("a").kv_bytes == 2 * G
