@@ -160,7 +160,7 @@ class WorkersScreen(WorkerActions, Screen[None]):
             if download.state != "done":
                 words = download.error.split("\n")[0] if download.error else download_words(download, self.fcd.glyphs)
                 style = "$text-error" if download.state == "failed" else "$text-warning"
-                lines.append((f" {download.repo}  {words}", style))
+                lines.append((f" {download.repo}  {words.removeprefix(f'{download.repo} ')}", style))
         again = "" if self.fcd.readonly else f"  {self.fcd.key('load_worker')} tries again"
         for model in self.failures.keys() - known:
             lines.append((f" {model} is not loaded: {self.failures[model].splitlines()[0]}{again}", "$text-error"))
