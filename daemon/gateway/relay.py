@@ -45,6 +45,8 @@ class Order(msgspec.Struct, frozen=True):
     body: bytes = b""
     stream: bool = False
     keep_alive: str = ""
+    counted_as: str = ""
+    """The route that the client called, where that is another."""
 
 
 class Relay:
@@ -89,7 +91,7 @@ class Relay:
         finally:
             self._disarm()
             self._context.active.remove(self)
-            self._context.metrics.count(self._order.path.partition("?")[0], status)
+            self._context.metrics.count(self._order.counted_as or self._order.path.partition("?")[0], status)
             if status == _CLIENT_LEFT:
                 self._context.metrics.disconnects += 1
 

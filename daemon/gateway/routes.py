@@ -14,10 +14,14 @@ from daemon.context import DaemonContext
 from daemon.gateway.client_stream import ClientStream
 from daemon.gateway.fastchat.peer import Peers
 from daemon.gateway.models import find_model, model_card, model_list, only_ready_model
+from daemon.gateway.outlet import Outlet
 from daemon.gateway.relay import Order, Relay
+from daemon.gateway.responses.route import PATH as RESPONSES
+from daemon.gateway.responses.route import respond
 from daemon.gateway.routing import RoutedCall, check_model_name, read_call
 from daemon.gateway.upstream import UpstreamPool
 from daemon.http import json_response
+from fcd.errors import invalid
 from fcd.wire.admin import ModelInfo
 
 RELAYED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
@@ -64,6 +68,20 @@ def gateway_routes(context: DaemonContext, special: SpecialModels | None = None)
     async def _relay(request: AnyRequest, call: RoutedCall) -> HTTPResponse | None:
         order = Order(call.model, "POST", request.path, request.body, call.stream, call.keep_alive)
         return await Relay(context, pool, ClientStream(request), order, peers).run()
+
+    async def choose(path: str, call: RoutedCall, body: bytes) -> tuple[RoutedCall, bytes]:
+        if special is None or not special.takes(path, call.model):
+            return call, body
+        if call.model != "best":
+            raise invalid("model", f"'{call.model}' answers {path} only.")
+        return await special.best(call, body)
+
+    async def send(outlet: Outlet, order: Order) -> HTTPResponse | None:
+        return await Relay(context, pool, outlet, order, peers).run()
+
+    @routes.post(RESPONSES)
+    async def responses(request: AnyRequest) -> HTTPResponse | None:
+        return await respond(ClientStream(request), request.body, choose, send)
 
     for path in RELAYED:
         routes.add_route(relay, path, methods=["POST"], name=_route_name(path))

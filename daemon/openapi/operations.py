@@ -11,7 +11,19 @@ from daemon.access import Need, need_of
 from daemon.arena.routes import ImportRequest
 from fcd.cli.routes import ROUTES
 from fcd.settings import Settings
-from fcd.wire import access, admin, arena, chats, controller, devices, downloads, neighbours, openai, openai_answers
+from fcd.wire import (
+    access,
+    admin,
+    arena,
+    chats,
+    controller,
+    devices,
+    downloads,
+    neighbours,
+    openai,
+    openai_answers,
+    openai_responses,
+)
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -62,6 +74,7 @@ _PAGE = {
 _STREAMED = (JSON, EVENTS)
 _BODIES: Mapping[tuple[str, str], Any] = {
     ("POST", "/v1/chat/completions"): openai.ChatRequest,
+    ("POST", "/v1/responses"): openai_responses.ResponsesRequest,
     ("POST", "/v1/completions"): openai.CompletionRequest,
     ("POST", "/v1/embeddings"): openai.EmbeddingRequest,
     ("POST", "/tokenize"): openai.TokenizeRequest,
@@ -97,6 +110,7 @@ _BODIES: Mapping[tuple[str, str], Any] = {
 }
 _ANSWERS: Mapping[tuple[str, str], Mapping[int, Answer]] = {
     ("POST", "/v1/chat/completions"): {200: Answer(openai_answers.ChatCompletion, _STREAMED)},
+    ("POST", "/v1/responses"): {200: Answer(openai_responses.ResponseObject, _STREAMED)},
     ("POST", "/v1/completions"): {200: Answer(openai_answers.Completion, _STREAMED)},
     ("POST", "/v1/embeddings"): {200: Answer(openai_answers.EmbeddingAnswer)},
     ("POST", "/tokenize"): {200: Answer(openai.TokenizeAnswer)},

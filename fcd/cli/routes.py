@@ -19,6 +19,7 @@ ROUTES: tuple[tuple[str, str, tuple[Route, ...]], ...] = (
             Route("GET", "/v1/models", "the models that requests may name"),
             Route("GET", "/v1/models/{id}", "one of them"),
             Route("POST", "/v1/chat/completions", "an answer to messages; `stream` sends it as it is written"),
+            Route("POST", "/v1/responses", "OpenAI's newer route: an answer to a text or items; nothing is stored"),
             Route("POST", "/v1/completions", "text that goes on from a prompt"),
             Route("POST", "/v1/embeddings", "vectors of texts"),
             Route("POST", "/tokenize", "a text or messages as token ids"),

@@ -141,7 +141,7 @@ def test_an_unknown_route_is_a_404_in_the_same_shape() -> None:
                 "/",
                 "/nope",
                 "/v1",
-                "/v1/responses",
+                "/v1/assistants",
                 "/v1/chat",
                 "/api/nope",
                 "/join",
