@@ -31,7 +31,7 @@ from fcd.errors import ModelLoadError
 
 log = logging.getLogger("fcd.engine")
 MAX_BATCH = {"cuda": 256, "cpu": 64}
-PREFILL_CHUNK = 512
+PREFILL_CHUNK = {"cuda": 2048, "cpu": 512}
 """Prompt tokens computed beside the decoding rows in one step: more is faster, and longer between tokens."""
 MAX_CACHED = 64
 """Finished rows that are kept as prefixes for later requests."""
@@ -65,7 +65,7 @@ def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts:
     if adapters is not None:
         info = msgspec.structs.replace(info, memory_bytes=info.memory_bytes + adapters.bytes)
     parallel = options.max_batch or MAX_BATCH.get(device.type, 32)
-    chunk = PREFILL_CHUNK if loaded.kind == "packed" else 0
+    chunk = PREFILL_CHUNK.get(device.type, 512) if loaded.kind == "packed" else 0
     scheduler = Scheduler(pool, max_running=parallel, max_waiting=options.max_waiting, chunk=chunk)
     detokenizers = DetokenizerFactory(loaded.tokenizer)
     ahead = _make_graphs(runner, parallel, progress)

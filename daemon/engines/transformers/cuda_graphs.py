@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -76,9 +77,15 @@ def fields_of(packed: npt.NDArray[np.int32], bucket: int) -> tuple[npt.NDArray[n
     return tuple(packed[a:b] for a, b in itertools.pairwise(cuts))
 
 
+@cache
+def _capture_stream(device: int) -> torch.cuda.Stream:
+    """One for all captures: the libraries keep memory for each stream that they have seen."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 def capture_cuda(run: Callable[[], None], pool: Any) -> Captured:
     """Capture with PyTorch; a run before it lets libraries take what they keep."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream = _capture_stream(torch.cuda.current_device())
     stream.wait_stream(torch.cuda.current_stream())
     graph = torch.cuda.CUDAGraph()
     # Collecting garbage in the middle could free what another graph holds.
@@ -222,7 +229,7 @@ class DecodeGraphs:
         ids, positions, targets = inputs[: 3 * bucket].view(3, bucket)
         starts, used = inputs[3 * bucket : 4 * bucket + 1], inputs[4 * bucket + 1 :]
         nothing = np.empty(0, np.int32)
-        batch = FlashBatch(nothing.astype(np.int64), nothing, nothing, nothing, 1, self._most_kept)
+        batch = FlashBatch(nothing.astype(np.int64), nothing, nothing, nothing, 1, self._most_kept, bucket)
         batch.places[self._device] = RowTensors(targets.long(), offsets, starts, used)
         step = Step([], [], None, flash=(self._store, batch))
         return self._lean.logits(ids, positions, None, self._most_kept - 1, step)

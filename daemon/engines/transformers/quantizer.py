@@ -5,12 +5,22 @@ So the whole model never stands in memory in its own format, and every family's 
 
 from __future__ import annotations
 
+import logging
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from daemon.engines.transformers.lowbit import GROUP, Int4Linear, Int8Embedding, Int8Linear, LowBit, measure_kernels
+from daemon.engines.transformers.experts import PARTS, LowBitExperts, is_stacked
+from daemon.engines.transformers.lowbit import (
+    GROUP,
+    WHOLE_INPUTS,
+    Int4Linear,
+    Int8Embedding,
+    Int8Linear,
+    LowBit,
+    measure_kernels,
+)
 from fcd.errors import ModelLoadError
 
 METHOD = "fcd_lowbit"
@@ -21,6 +31,8 @@ def quantization_config(bits: int, device: torch.device, dtype: torch.dtype) -> 
     if device.type == "cuda":
         from transformers import BitsAndBytesConfig
 
+        # It says at every product of every step that bf16 is cast for it.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         if bits == 8:
             return BitsAndBytesConfig(load_in_8bit=True)
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)

@@ -116,10 +116,10 @@ def in_place(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Engines attend over rows in place and decode through graphs; gives the number of rows of each such step."""
     replayed: list[int] = []
 
-    def varlen(q: Any, k: Any, v: Any, rows: Any, new: int, kept: int, scale: float, window: int | None) -> Any:
+    def varlen(q: Any, k: Any, v: Any, rows: Any, new: int, kept: int, scale: float) -> Any:
         assert kept >= int(rows.used.max())
         assert new >= int(rows.offsets.diff().max())
-        return flash_rows.plain_varlen(q, k, v, rows, scale, window)
+        return flash_rows.plain_varlen(q, k, v, rows, scale)
 
     def capture(run: Callable[[], None], pool: Any) -> _Rerun:
         run()

@@ -1,12 +1,13 @@
 """Proof on a machine with NVIDIA GPUs: what the engine computes there is right, how fast it is, what memory it takes.
 
-    python -m benchmarks.gpu [--part NAME]... [--json FILE] [--size 7b] [--folder DIR]
+    python -m benchmarks.engine_cuda [--part NAME]... [--json FILE] [--size 7b] [--folder DIR]
 
 Parts, each in a process of its own, so that one that fails does not stop the rest:
 
-    correct     greedy answers of small models in bf16 against model.generate, and seeds alone and among others
+    llama, qwen3, mistral, gemma2
+                greedy answers of a small model in bf16 against model.generate, and seeds alone and among others
     speed       output tokens per second of a random-weight Llama at 1, 32 and 256 at once, with and without CUDA graphs
-    bits        the same model with --load-8bit and --load-4bit (bitsandbytes): memory after loading, tokens per second
+    8bit, 4bit  the same model with --load-8bit and --load-4bit (bitsandbytes): memory after loading, tokens per second
     limit       --max-gpu-memory 8GiB: the most that the process took
     gpus        --num-gpus 2, where two are there
 
@@ -28,6 +29,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,9 @@ SIZES: dict[str, dict[str, int]] = {
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 16},
     "tiny": {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 8},
 }
-LIMITS = {"correct": 150, "speed": 150, "bits": 150, "limit": 100, "gpus": 100}
-"""Seconds for each part."""
+FAMILIES = ("llama", "qwen3", "mistral", "gemma2")
+LIMITS = {"speed": 150, "8bit": 120, "4bit": 120, "limit": 100, "gpus": 100}
+"""Seconds for each part; the rest have 60."""
 Report = Callable[[str, Any], None]
 
 
@@ -99,22 +102,18 @@ async def answer(engine: Any, ids: list[int], tokens: int, **params: Any) -> lis
     return out
 
 
-def part_correct(report: Report, folder: Path, size: str) -> None:
+def part_family(family: str, report: Report, folder: Path, size: str) -> None:
     from tests.tiny_models import make_model
 
     shape: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "initializer_range": 0.06}
-    for family in ("llama", "qwen3", "mistral", "gemma2"):
-        try:
-            made = Path(tempfile.mkdtemp())
-            more = {**shape, "query_pre_attn_scalar": 64} if family == "gemma2" else shape
-            make_model(family, made, dtype="bfloat16", **more)
-            report(family, asyncio.run(check_family(made)))
-        except Exception:
-            traceback.print_exc()
-            report(family, "FAILED")
+    if family == "gemma2":
+        shape["query_pre_attn_scalar"] = 64
+    made = Path(tempfile.mkdtemp())
+    make_model(family, made, dtype="bfloat16", **shape)
+    asyncio.run(check_family(report, made))
 
 
-async def check_family(folder: Path) -> dict[str, Any]:
+async def check_family(report: Report, folder: Path) -> None:
     """Greedy answers beside each other against generate, and against the logits of the model's own code.
 
     In bf16 two tokens can be all but equal, and batches round differently: so besides equal answers, what counts is how
@@ -129,7 +128,8 @@ async def check_family(folder: Path) -> dict[str, Any]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).cuda().eval()
     engine = await load(folder)
     core = engine._core
-    found: dict[str, Any] = {"graphs": core._ahead is not None, "store": type(core._runner.store).__name__}
+    report("graphs", core._ahead is not None)
+    report("store", type(core._runner.store).__name__)
     answers = await asyncio.gather(*(answer(engine, prompt, 60) for prompt in prompts))
     exact = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).cuda().eval()
 
@@ -148,8 +148,10 @@ async def check_family(folder: Path) -> dict[str, Any]:
         )[0, len(prompt) :].tolist()  # fmt: skip
         equal += got == wanted
         worst, usual = max(worst, behind(prompt, got)), max(usual, behind(prompt, wanted))
-    found["equal to generate"] = f"{equal}/{len(prompts)}"
-    found["worst choice"], found["generate's worst"] = round(worst, 4), round(usual, 4)
+    report("equal to generate", f"{equal}/{len(prompts)}")
+    report("worst choice", round(worst, 4))
+    report("generate's worst", round(usual, 4))
+    report("right" if worst < max(0.05, 2 * usual) else "FAILED", "no choice is worse than bf16's rounding makes it")
     styles: tuple[dict[str, Any], ...] = ({}, {"top_k": 20}, {"top_p": 0.9}, {})
     seeded = [{"temperature": 0.8, "seed": i, **style} for i, style in enumerate(styles)]
     alone = [await answer(engine, prompts[3], 40, **style) for style in seeded]
@@ -157,11 +159,8 @@ async def check_family(folder: Path) -> dict[str, Any]:
         *(answer(engine, prompts[3], 40, **style) for style in seeded),
         *(answer(engine, prompt, 50) for prompt in prompts),
     )
-    found["seeds equal alone and among others"] = f"{sum(a == b for a, b in zip(alone, together, strict=False))}/4"
-    found["right"] = worst < max(0.05, 2 * usual)
+    report("seeds equal alone and among others", f"{sum(a == b for a, b in zip(alone, together, strict=False))}/4")
     await engine.close()
-    say(f"  {found}")
-    return found
 
 
 def part_speed(report: Report, folder: Path, size: str) -> None:
@@ -234,44 +233,32 @@ def replay_times(runner: Any) -> dict[str, float]:
     return times
 
 
-def part_bits(report: Report, folder: Path, size: str) -> None:
+def part_bits(quantization: str, report: Report, folder: Path, size: str) -> None:
     make_folder(folder, size, "cuda")
-    plain = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    for quantization in ("8bit", "4bit"):
-        try:
-            report(quantization, asyncio.run(quantised(folder, quantization, plain)))
-        except Exception:
-            traceback.print_exc()
-            report(quantization, "FAILED")
+    asyncio.run(quantised(report, folder, quantization))
 
 
-async def quantised(folder: Path, quantization: str, plain: int) -> dict[str, Any]:
-    import gc
-
+async def quantised(report: Report, folder: Path, quantization: str) -> None:
     import torch
 
     from benchmarks.engine_batching import timed
 
-    gc.collect()
-    torch.cuda.empty_cache()
+    plain = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
     started = time.perf_counter()
     engine = await load(folder, quantization=quantization, kv_bytes=4 << 30)
-    found: dict[str, Any] = {"seconds to load": round(time.perf_counter() - started, 1)}
+    report("seconds to load", round(time.perf_counter() - started, 1))
     weights = engine.info.memory_bytes
-    found["weights GiB"] = round(weights / 2**30, 2)
-    found["of bf16"] = f"{weights / plain:.0%}"
-    found["most while loading GiB"] = round((torch.cuda.max_memory_allocated() - before) / 2**30, 2)
+    report("weights GiB", round(weights / 2**30, 2))
+    report("of bf16", f"{weights / plain:.0%}")
+    report("most GiB while loading, with the first KV", round(torch.cuda.max_memory_allocated() / 2**30, 2))
     rng = random.Random(0)
     prompts = [[rng.randrange(3, 500) for _ in range(64)] for _ in range(32)]
     await timed(engine, prompts[:2], 4, 2)
-    found["tokens/s at 1"] = round((await timed(engine, prompts[:1], 32, 1))[0], 1)
-    found["tokens/s at 32"] = round((await timed(engine, prompts, 32, 32))[0], 1)
-    found["graphs"] = engine._core._ahead is not None
+    report("graphs", engine._core._ahead is not None)
+    report("tokens/s at 1", round((await timed(engine, prompts[:1], 32, 1))[0], 1))
+    report("tokens/s at 32", round((await timed(engine, prompts, 32, 32))[0], 1))
     await engine.close()
-    say(f"  {quantization}: {found}")
-    return found
 
 
 def part_limit(report: Report, folder: Path, size: str) -> None:
@@ -334,9 +321,10 @@ async def spread(report: Report, folder: Path) -> None:
 
 
 PARTS: dict[str, Callable[[Report, Path, str], None]] = {
-    "correct": part_correct,
+    **{family: partial(part_family, family) for family in FAMILIES},
     "speed": part_speed,
-    "bits": part_bits,
+    "8bit": partial(part_bits, "8bit"),
+    "4bit": partial(part_bits, "4bit"),
     "limit": part_limit,
     "gpus": part_gpus,
 }
@@ -349,6 +337,7 @@ def run_here(name: str, folder: Path, size: str, target: Path) -> int:
 
     def report(key: str, value: Any) -> None:
         found[key] = value
+        say(f"  {key}: {value}")
         target.write_text(json.dumps(found))
 
     try:
@@ -363,13 +352,14 @@ def run_here(name: str, folder: Path, size: str, target: Path) -> int:
 def run_apart(name: str, folder: Path, size: str) -> dict[str, Any]:
     """One part in a process of its own, within its time."""
     target = Path(tempfile.mkdtemp()) / "found.json"
-    command = [sys.executable, "-m", "benchmarks.gpu", "--here", str(target), "--part", name]
+    command = [sys.executable, "-m", "benchmarks.engine_cuda", "--here", str(target), "--part", name]
+    limit = LIMITS.get(name, 60)
     say(f"part {name}")
     try:
-        code = subprocess.run([*command, "--folder", str(folder), "--size", size], timeout=LIMITS[name], check=False)
+        code = subprocess.run([*command, "--folder", str(folder), "--size", size], timeout=limit, check=False)
         ended = "" if code.returncode == 0 else f"exit status {code.returncode}"
     except subprocess.TimeoutExpired:
-        ended = f"stopped after {LIMITS[name]} s"
+        ended = f"stopped after {limit} s"
     found: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {}
     if ended:
         found.setdefault("FAILED", ended)
