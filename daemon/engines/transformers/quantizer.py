@@ -11,16 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from daemon.engines.transformers.experts import PARTS, LowBitExperts, is_stacked
-from daemon.engines.transformers.lowbit import (
-    GROUP,
-    WHOLE_INPUTS,
-    Int4Linear,
-    Int8Embedding,
-    Int8Linear,
-    LowBit,
-    measure_kernels,
-)
+from daemon.engines.transformers.lowbit import GROUP, Int4Linear, Int8Embedding, Int8Linear, LowBit, measure_kernels
 from fcd.errors import ModelLoadError
 
 METHOD = "fcd_lowbit"
