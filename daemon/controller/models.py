@@ -68,7 +68,7 @@ class Models:
         return LaunchSpec(
             name=names[0],
             names=tuple(names[1:]),
-            target=_target(reference),
+            target=self._target(reference, options),
             options=msgspec.structs.replace(options, model_names=[]),
             source=_source(reference),
             path=str(reference.path or ""),
@@ -90,6 +90,12 @@ class Models:
             return parse_duration(text or self._settings.daemon.keep_alive)
         except ConfigError as error:
             raise invalid("keep_alive", error.message) from None
+
+    def _target(self, reference: Reference, options: ModelOptions) -> str:
+        """What the worker is given: a name where only config.toml has all that it needs."""
+        plain = plain_name(reference.name)
+        configured = self._settings.models.get(plain) if reference.configured else None
+        return plain if configured is not None and configured.env and options.engine == "vllm" else _target(reference)
 
     def _replicas(self, reference: Reference) -> int:
         configured = self._settings.models.get(plain_name(reference.name)) if reference.configured else None
