@@ -30,23 +30,40 @@ from fcd.builtin.tokenizer import END, PAD, save_tokenizer, train_tokenizer
 _WARMUP = 200
 _WEIGHT_DECAY = 0.05
 _LOG_EVERY = 100
+# Of the recipe's peak: what a model that is trained already takes without forgetting.
+_LATER_RATE = 0.2
 _KEEP_EVERY = 1500
 """Steps between the versions that are saved on the way, so that a run that is cut off leaves something."""
 
 
-def build_source(open_prompts: Path | None, seed: int, scale: float) -> tuple[Source, list[str]]:
-    """The tokenizer and everything else that shards are written from, and the open prompts kept unseen."""
+def build_source(
+    open_prompts: Path | None, seed: int, scale: float, start: Path | None = None
+) -> tuple[Source, list[str]]:
+    """The tokenizer and everything else that shards are written from, and the open prompts kept unseen.
+
+    `start` is the folder of a model whose tokenizer is used instead of a new one.
+    """
+    from tokenizers import Tokenizer
+
     prompts, unseen = load_open_prompts(open_prompts)
     words = word_pool(seed)
+    if start is None:
+        tokenizer = train_tokenizer(_tokenizer_texts(words, prompts, seed))
+    else:
+        tokenizer = Tokenizer.from_file(str(start / "tokenizer.json"))
+    pieces = sorted({piece.removeprefix("Ġ") for piece in tokenizer.get_vocab()})
+    pieces = [piece for piece in pieces if piece.isascii() and piece.isalpha() and piece.islower()]
+    return Source(tokenizer.to_str(), word_pool(seed, pieces=pieces), prompts, seed, scale), unseen
+
+
+def _tokenizer_texts(words: Any, prompts: Any, seed: int) -> list[str]:
+    """A sample of everything that the models read and write."""
     rng = Random(f"tokenizer:{seed}")
     texts = [*prompts, *(["system\n", "user\n", "assistant\n"] * 1000)]
     for _ in range(20_000):
         for turn in write_dialogue(new_context(rng, words, prompts)):
             texts += [plain(turn.question), turn.answer]
-    tokenizer = train_tokenizer(texts)
-    pieces = sorted({piece.removeprefix("Ġ") for piece in tokenizer.get_vocab()})
-    pieces = [piece for piece in pieces if piece.isascii() and piece.isalpha() and piece.islower()]
-    return Source(tokenizer.to_str(), word_pool(seed, pieces=pieces), prompts, seed, scale), unseen
+    return texts
 
 
 def learning_rate(peak: float, step: int, progress: float) -> float:
@@ -82,19 +99,25 @@ def train_model(
     seconds: float,
     compiled: bool,
     keep: Callable[[Any], None] = lambda model: None,
+    start: Path | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Train one model from scratch for `steps` steps, or `seconds` seconds if those end first.
+    """Train one model for `steps` steps, or `seconds` seconds if those end first.
 
-    `keep` gets the model now and then, and must leave it as it is.
+    It begins with the model in the folder `start`, at a smaller learning rate, or from scratch without one. `keep` gets
+    the model now and then, and must leave it as it is.
     """
     from tokenizers import Tokenizer
     from transformers import LlamaForCausalLM
 
     torch.manual_seed(source.seed)
     config = model_config(size, Tokenizer.from_str(source.tokenizer_json).get_vocab_size())
-    model = LlamaForCausalLM(config).to(device)
+    if start is None:
+        model = LlamaForCausalLM(config).to(device)
+    else:
+        model = LlamaForCausalLM.from_pretrained(str(start), dtype=torch.float32).to(device)
+    peak = size.learning_rate * (1.0 if start is None else _LATER_RATE)
     body = torch.compile(model.model, dynamic=False) if compiled else model.model
-    optimizer = _optimizer(model, size.learning_rate, fused=device.type == "cuda")
+    optimizer = _optimizer(model, peak, fused=device.type == "cuda")
     began = time.monotonic()
     step = tokens = 0
     recent = torch.zeros((), device=device)
@@ -105,7 +128,7 @@ def train_model(
         if progress >= 1:
             break
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(size.learning_rate, step, progress)
+            group["lr"] = learning_rate(peak, step, progress)
         loss = batch_loss(model, body, batch, device)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -152,6 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the models and the report")
     parser.add_argument("--open-prompts", type=Path, help="JSON lines with a `prompt` key: questions out of reach")
     parser.add_argument("--size", choices=NAMES, action="append", help="which model (default: all)")
+    parser.add_argument("--start", type=Path, help="folder with trained models to go on from, each under its name")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, help="optimizer steps instead of the recipe's")
     parser.add_argument("--max-minutes", type=float, default=1e9, help="per model: anneal and stop by then")
@@ -163,16 +187,20 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_float32_matmul_precision("high")
-    source, unseen = build_source(options.open_prompts, options.seed, options.scale)
+    names = options.size or list(NAMES)
+    # All sizes share one tokenizer, so any of the folders has it.
+    started = options.start and options.start / names[0]
+    source, unseen = build_source(options.open_prompts, options.seed, options.scale, started)
     print(f"tokenizer ready, {len(source.open_prompts)} open prompts, {len(unseen)} unseen", flush=True)
     stream = Stream(source, options.shards, options.processes)
     try:
-        for name in options.size or NAMES:
+        for name in names:
             folder = options.out / name
             size = SIZES[name]
             steps, seconds = options.steps or size.steps, options.max_minutes * 60
             keep = partial(keep_model, source=source, folder=folder)
-            model, facts = train_model(size, source, stream, device, steps, seconds, options.compile, keep)
+            start = options.start and options.start / name
+            model, facts = train_model(size, source, stream, device, steps, seconds, options.compile, keep, start)
             save_model(model, source, folder)
             scores = evaluate(folder, options.seed, unseen, options.questions) if options.questions else {}
             report = {"model": name, "seed": options.seed, **facts, **scores}

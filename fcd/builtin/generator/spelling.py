@@ -10,6 +10,8 @@ from fcd.builtin.generator.wrap import loosen, wrap
 
 SPELL: Final = Phrasings(
     (
+            "Which letters make up {w}?", "What are the letters that make up {w}?", "the letters that make up {w}",
+            "Name the letters which make up {w}.", "Which letters make up the word {w}?", "{w}: what makes it up?",
             "What letters is {w} made of?", "Which letters make {w}?", "What letters form {w}?",
             "Which letters form the word {w}?", "The word {w}, what letters is it made of?",
             "What are the letters that make the word {w}?", "Of what letters does {w} consist?",
