@@ -51,6 +51,7 @@ def call(index: int, *, name: str = "", id: str = "", arguments: str = "") -> di
 
 USAGE_CHUNK = event({"model": "m", "choices": [], "usage": USAGE})
 DONE = event("[DONE]") + STREAM_END
+ERROR = chunk(b'event: error\ndata: {"error": {"message": "It broke."}}\n\n')
 HELLO = stream(
     STREAM_HEAD, delta(role="assistant"), delta(content="Hel"), delta(content="lo"), delta("stop"), USAGE_CHUNK + DONE
 )
@@ -359,7 +360,7 @@ def test_a_worker_that_dies_in_the_middle_is_never_a_completed_response() -> Non
     "script",
     [
         stream(STREAM_HEAD, delta(content="Hel"), DONE),
-        stream(STREAM_HEAD, delta(content="H"), chunk(b'event: error\ndata: {"error": {"message": "No"}}\n\n'), STREAM_END),
+        stream(STREAM_HEAD, delta(content="H"), ERROR, STREAM_END),
         stream(STREAM_HEAD, chunk(b"data: {nonsense\n\n"), DONE),
     ],
 )  # fmt: skip
