@@ -18,10 +18,10 @@ from textual.signal import Signal
 
 from fcd.paths import Paths, resolve_paths
 from fcd.settings import Settings, load_settings
-from fcd.wire.admin import LoadEvent, LoadRequest, Progress
+from fcd.wire.admin import DaemonEvent, LoadEvent, LoadRequest, Progress
 from tui import formats
 from tui.actions import ACTIONS, BY_ID, HEADINGS, PLACES, Where, bindings, key_of, keymap, show_key
-from tui.chats import ChatStore, FileChats
+from tui.chat_work import ChatWork
 from tui.fits import Memory, probe_memory
 from tui.glyphs import AsciiScrollBar, choose_glyphs
 from tui.link import ClientFactory, Ensure, Link, open_client
@@ -83,7 +83,6 @@ class FcdApp(App[None]):
     def __init__(
         self,
         settings: Settings,
-        chats: ChatStore,
         *,
         ascii_only: bool = False,
         readonly: bool = False,
@@ -103,7 +102,7 @@ class FcdApp(App[None]):
         self._drawn_with: tuple[dict[str, str], bool, bool] | None = self._looks()
         self.stylesheet.set_variables(self._drawn_with[0])
         self.settings = settings
-        self.chats = chats
+        self.chat_work = ChatWork(self)
         self.readonly = readonly
         self.glyphs = choose_glyphs(ascii_only or settings.tui.ascii)
         self.set_class(self.glyphs.ascii, "-ascii", update=False)
@@ -112,7 +111,15 @@ class FcdApp(App[None]):
         self.now = now
         self.clock = clock
         self.failed_loads: set[str] = set()
-        self.link = Link(client_factory, ensure, self._link_changed, told=self._daemon_says)
+        self.link = Link(
+            client_factory,
+            ensure,
+            self._link_changed,
+            self._daemon_says,
+            chats_told=self._chats_told,
+            came_up=self._came_up,
+        )
+        self.chats_changed: Signal[DaemonEvent] = Signal(self, "chats_changed")
         self.link_changed: Signal[None] = Signal(self, "link_changed")
 
     @property
@@ -134,6 +141,14 @@ class FcdApp(App[None]):
 
     def _link_changed(self) -> None:
         self.link_changed.publish(None)
+
+    def _chats_told(self, event: DaemonEvent) -> None:
+        self.chats_changed.publish(event)
+
+    def _came_up(self) -> None:
+        chat = self.get_screen_stack("chat")[0]
+        if isinstance(chat, ChatScreen):
+            chat.came_up()
 
     def _daemon_says(self, words: str) -> None:
         bad = "not applied" in words
@@ -278,10 +293,7 @@ class FcdApp(App[None]):
             self.notify(f"{self.key('leave')} leaves; the daemon stays up.", timeout=3, markup=False)
 
     async def action_leave(self) -> None:
-        """Leave, keeping the answer that is being written."""
-        chat = self.get_screen_stack("chat")[0]
-        if isinstance(chat, ChatScreen):
-            chat.keep()
+        """Leave; an answer that is being written goes on in the daemon."""
         self.exit()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
@@ -326,7 +338,6 @@ def run_tui(
     settings = load_settings(paths.config_file)
     app = FcdApp(
         settings,
-        FileChats(paths.data / "chats"),
         ascii_only=ascii,
         themes=paths.config / "themes",
         readonly=readonly,

@@ -1,207 +1,142 @@
-"""Conversations as the interface keeps them: turns with all their variants.
-
-They are kept in the files that `fcd chat` reads and writes too. `ChatStore` is the seam: the daemon's own store takes
-the files' place without the screens noticing.
-"""
+"""A conversation as the interface shows it: a copy of what the daemon holds, and of what is not sent yet."""
 
 from __future__ import annotations
 
-import re
-import threading
-import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from fcd import chatlog
-from fcd.chatlog import ChatMessage
-from fcd.errors import FcdError
+from fcd.chattree import Place, Tree
+from fcd.wire.chats import ChatEvent, ChatInfo, ChatMessage, ChatTree
 
-_ID = re.compile(r"[0-9a-f-]{1,64}")
-
-
-class Variant(msgspec.Struct, omit_defaults=True):
-    """One attempt at a turn: what was asked and what came."""
-
-    question: str
-    model: str = ""
-    text: str = ""
-    reasoning: str = ""
-    state: str = "new"
-    """`new`, `writing`, `done`, `stopped` (by the person), `cut` (by the token limit) or `failed`."""
-    error: str = ""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    counted: bool = False
-    """The token counts are the engine's own, not a count of stream chunks."""
-    ttft_s: float = 0.0
-    tokens_per_second: float = 0.0
-    thought_s: float = 0.0
+_ALONE = Place(0, 1)
+_GROWS = ("content", "reasoning")
 
 
-class Turn(msgspec.Struct):
-    """A question and its answers; editing or retrying adds a variant, nothing is overwritten."""
+class Turn:
+    """A question and its answer, as they stand below each other; one of them may be missing."""
 
-    variants: list[Variant]
-    chosen: int = 0
+    __slots__ = ("answer", "answer_place", "question", "question_place")
+
+    def __init__(
+        self,
+        question: ChatMessage | None,
+        answer: ChatMessage | None,
+        question_place: Place = _ALONE,
+        answer_place: Place = _ALONE,
+    ) -> None:
+        self.question = question
+        self.answer = answer
+        self.question_place = question_place
+        self.answer_place = answer_place
 
     @property
-    def variant(self) -> Variant:
-        return self.variants[self.chosen]
+    def key(self) -> tuple[str, str]:
+        """The same for the same two messages."""
+        return self.question.id if self.question else "", self.answer.id if self.answer else ""
 
-    def add(self, variant: Variant) -> None:
-        """Add a variant and choose it."""
-        self.variants.append(variant)
-        self.chosen = len(self.variants) - 1
+    @property
+    def asked(self) -> str:
+        return self.question.content if self.question is not None else ""
 
-    def move(self, step: int) -> bool:
-        """Choose the next variant or the one before; whether there was one."""
-        chosen = self.chosen + step
-        if not 0 <= chosen < len(self.variants):
-            return False
-        self.chosen = chosen
-        return True
+    @property
+    def said(self) -> str:
+        return self.answer.content if self.answer is not None else ""
 
 
-class Chat(msgspec.Struct, omit_defaults=True):
-    """A conversation."""
+class Conversation:
+    """One conversation; `id` is empty until the daemon knows it, which is when the first question is asked."""
 
-    id: str
-    created: float = 0.0
-    changed: float = 0.0
-    model: str = ""
-    system: str = ""
-    params: dict[str, Any] = {}
-    turns: list[Turn] = []
+    def __init__(self, model: str = "", system: str = "", params: dict[str, Any] | None = None) -> None:
+        self.info = ChatInfo("", model=model, system=system, params=dict(params or {}))
+        self.tree = Tree()
+        self.pending: Turn | None = None
+        """A question that the daemon has not taken yet, or could not."""
+        self.followed = ""
+        """The answer whose stream is being read: until its end, that alone says what it is."""
 
-    def messages(self, until: int | None = None) -> list[dict[str, str]]:
-        """What the model is shown: the chosen variants, the turn at `until` with its question only."""
-        messages = [{"role": "system", "content": self.system}] if self.system else []
-        for index, turn in enumerate(self.turns):
-            variant = turn.variant
-            messages.append({"role": "user", "content": variant.question})
-            if index == until:
-                break
-            if variant.text:
-                messages.append({"role": "assistant", "content": variant.text})
-        return messages
+    @property
+    def id(self) -> str:
+        return self.info.id
 
-    def name(self) -> str:
-        """The first question's beginning."""
-        return to_log(self).title
+    @property
+    def model(self) -> str:
+        return self.info.model
 
+    @property
+    def system(self) -> str:
+        return self.info.system
 
-class ChatStore(Protocol):
-    """Keeps conversations. Methods block shortly."""
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.info.params
 
-    def save(self, chat: Chat) -> None: ...
+    @property
+    def running(self) -> ChatMessage | None:
+        """The answer that is being written."""
+        return self.tree.by_id.get(self.info.running)
 
-    def list(self) -> Sequence[Chat]: ...
+    def load(self, tree: ChatTree) -> None:
+        """What the daemon holds now. Messages that are known stay the same objects: their views hold on to them."""
+        known = self.tree.by_id
+        self.info = tree.chat
+        if self.followed:
+            self.info.running = self.followed
+        self.tree = Tree(self._same(known.get(message.id), message) for message in tree.messages)
 
-    def load(self, chat_id: str) -> Chat | None: ...
+    def add(self, info: ChatInfo, *messages: ChatMessage) -> None:
+        """The daemon has taken a question."""
+        self.info = info
+        for message in messages:
+            if message.id not in self.tree.by_id:
+                self.tree.add(message)
+            self.tree.choose(message.id)
 
+    def apply(self, message: ChatMessage, event: ChatEvent) -> None:
+        """What is new of an answer."""
+        if event.message is not None:
+            for name in message.__struct_fields__:
+                if event.type == "message" or name not in _GROWS:
+                    setattr(message, name, getattr(event.message, name))
+            return
+        message.content += event.text
+        message.reasoning += event.reasoning
+        message.completion_tokens, message.tokens_per_second = event.tokens, event.tokens_per_second
+        message.ttft_s, message.thought_s = event.ttft_s, event.thought_s
+        if message.state == "waiting":
+            message.state = "writing"
 
-def new_chat(model: str, system: str = "", params: dict[str, Any] | None = None) -> Chat:
-    log = chatlog.new_chat(model, system, params)
-    return Chat(log.id, log.created_at, log.updated_at, model, system, dict(params or {}))
+    def turns(self) -> list[Turn]:
+        """What is shown."""
+        found: list[Turn] = []
+        for message in self.tree.path():
+            place = self.tree.place(message)
+            if message.role == "user":
+                found.append(Turn(message, None, place))
+            elif found and found[-1].answer is None:
+                found[-1].answer, found[-1].answer_place = message, place
+            else:
+                found.append(Turn(None, message, _ALONE, place))
+        return [*found, self.pending] if self.pending is not None else found
 
+    def last_question(self) -> ChatMessage | None:
+        return next((turn.question for turn in self.turns()[::-1] if turn.question is not None), None)
 
-def to_log(chat: Chat) -> chatlog.Chat:
-    """The conversation as it is kept: the chosen variants as messages, and all of them as turns."""
-    return chatlog.Chat(
-        chat.id,
-        model=chat.model,
-        system=chat.system,
-        parameters=chat.params,
-        messages=_messages(chat.turns),
-        turns=msgspec.to_builtins(chat.turns),
-        created_at=chat.created,
-        updated_at=chat.changed,
-    )
+    def questions(self) -> list[str]:
+        return [turn.asked for turn in self.turns() if turn.question is not None]
 
-
-def from_log(log: chatlog.Chat) -> Chat:
-    """Back again. Messages that were added elsewhere become turns; turns that no longer fit them are left out."""
-    try:
-        turns = msgspec.convert(log.turns, list[Turn])
-    except msgspec.ValidationError:
-        turns = []
-    known = [(message.role, message.content) for message in _messages(turns)]
-    said = [(message.role, message.content) for message in log.messages]
-    if said[: len(known)] != known:
-        turns, known = [], []
-    turns += _turns(log.messages[len(known) :], log.model)
-    return Chat(log.id, log.created_at, log.updated_at, log.model, log.system, log.parameters, turns)
-
-
-def _messages(turns: Sequence[Turn]) -> list[ChatMessage]:
-    messages: list[ChatMessage] = []
-    for variant in (turn.variant for turn in turns):
-        messages.append(ChatMessage("user", variant.question))
-        if variant.text:
-            messages.append(
-                ChatMessage(
-                    "assistant",
-                    variant.text,
-                    partial=variant.state != "done",
-                    model=variant.model,
-                    tokens=variant.completion_tokens,
-                    ttft_s=variant.ttft_s,
-                )
-            )
-    return messages
-
-
-def _turns(messages: Sequence[ChatMessage], model: str) -> list[Turn]:
-    turns: list[Turn] = []
-    for message in messages:
-        if message.role == "user":
-            turns.append(Turn([Variant(message.content, model=model)]))
-        elif message.role == "assistant" and turns:
-            variant = turns[-1].variant
-            variant.text += message.content
-            variant.model = message.model or model
-            variant.state = "stopped" if message.partial else "done"
-            variant.completion_tokens, variant.ttft_s = message.tokens, message.ttft_s
-    return turns
+    def _same(self, known: ChatMessage | None, now: ChatMessage) -> ChatMessage:
+        if known is None:
+            return now
+        if now.id == self.followed:
+            known.chosen = now.chosen
+            return known
+        for name in now.__struct_fields__:
+            # What an answer being written says comes by its stream, from where this copy is.
+            if not (now.is_running and name in _GROWS):
+                setattr(known, name, getattr(now, name))
+        return known
 
 
-def to_markdown(chat: Chat) -> str:
-    """The conversation as a document."""
-    return chatlog.to_markdown(to_log(chat))
-
-
-class FileChats:
-    """One `ID.json` per conversation in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._lock = threading.Lock()
-
-    def save(self, chat: Chat) -> None:
-        """Write it so that a reader, or a crash, sees the old file or the new one. Threads may call it.
-
-        Raises:
-            FcdError: it cannot be written.
-        """
-        with self._lock:
-            chat.changed = time.time()
-            chatlog.save_chat(to_log(chat), self._path(chat.id))
-
-    def list(self) -> Sequence[Chat]:
-        """All conversations that can be read, the latest first."""
-        chats = (self.load(path.stem) for path in self._folder.glob("*.json") if _ID.fullmatch(path.stem))
-        return sorted((chat for chat in chats if chat is not None), key=lambda chat: chat.changed, reverse=True)
-
-    def load(self, chat_id: str) -> Chat | None:
-        try:
-            return from_log(chatlog.load_chat(self._path(chat_id)))
-        except FcdError:
-            return None
-
-    def _path(self, chat_id: str) -> Path:
-        if not _ID.fullmatch(chat_id):
-            raise ValueError(f"not a chat's id: {chat_id!r}")
-        return self._folder / f"{chat_id}.json"
+def with_settings(info: ChatInfo, **changes: Any) -> ChatInfo:
+    return msgspec.structs.replace(info, **changes)

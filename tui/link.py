@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fcd.errors import ApiError, FcdError, NotRunning
@@ -13,6 +13,7 @@ from tui.devices import DeviceHistory
 if TYPE_CHECKING:
     from fcd.client import Address
     from fcd.wire import arena
+    from fcd.wire import chats as kept
     from fcd.wire.admin import DaemonEvent, DaemonStatus, LoadEvent, LoadRequest, ModelInfo, WorkerInfo
     from fcd.wire.devices import DeviceList
     from fcd.wire.downloads import Download, DownloadRequest
@@ -49,6 +50,22 @@ class DaemonClient(Protocol):
     def load(self, request: LoadRequest) -> AsyncIterator[LoadEvent]: ...
     def watch(self) -> AsyncIterator[DaemonEvent]: ...
     def chat(self, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]: ...
+    async def chats(self, limit: int = 100, offset: int = 0, *, deleted: bool = False) -> kept.ChatList: ...
+    async def create_chat(self, asked: kept.CreateChat) -> kept.ChatInfo: ...
+    async def chat_tree(self, chat: str) -> kept.ChatTree: ...
+    async def patch_chat(self, chat: str, asked: kept.PatchChat) -> kept.ChatInfo: ...
+    async def delete_chat(self, chat: str) -> kept.ChatInfo: ...
+    async def restore_chat(self, chat: str) -> kept.ChatInfo: ...
+    async def choose_message(self, chat: str, message: str) -> kept.ChatTree: ...
+    async def search_chats(self, words: str, limit: int = 50) -> kept.ChatHits: ...
+    async def generate(self, chat: str, asked: kept.GenerateRequest) -> kept.Generation: ...
+    def chat_stream(self, chat: str, message: str = "", cursor: str = "") -> AsyncIterator[kept.ChatEvent]: ...
+    async def stop_chat(self, chat: str) -> kept.ChatTree: ...
+    def export_chats(self, form: kept.ChatFormat = "json", chats: Sequence[str] = ()) -> AsyncIterator[bytes]: ...
+    async def import_chats(self, data: str, form: kept.ChatImportFormat = "auto") -> kept.ChatImportReport: ...
+    async def presets(self) -> list[kept.NamedPreset]: ...
+    async def put_preset(self, name: str, preset: kept.Preset) -> kept.NamedPreset: ...
+    async def delete_preset(self, name: str) -> None: ...
     async def create_battle(self, request: arena.BattleRequest) -> arena.BattleInfo: ...
     async def battle(self, battle: str) -> arena.BattleInfo: ...
     async def battles(self, limit: int = 50) -> list[arena.BattleInfo]: ...
@@ -85,16 +102,31 @@ async def open_client(address: Address | None) -> DaemonClient:
 
 
 class Link:
-    """`run` keeps it up to date until it is cancelled; `changed` is called after every change."""
+    """`run` keeps it up to date until it is cancelled.
+
+    `changed` is called after every change, `told` with what became of config.toml.
+    """
 
     def __init__(
         self,
         factory: ClientFactory,
         ensure: Ensure | None,
         changed: Callable[[], None],
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         told: Callable[[str], None] = lambda words: None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        chats_told: Callable[[DaemonEvent], None] = lambda event: None,
+        came_up: Callable[[], None] = lambda: None,
     ) -> None:
+        """
+        Args:
+            factory: makes a client for an address.
+            ensure: starts the daemon; None where that cannot be done from here.
+            changed: called after every change.
+            told: gets what became of config.toml.
+            sleep: waits.
+            chats_told: gets what the daemon says of conversations.
+            came_up: called when the daemon is there, or there again.
+        """
         self.state: LinkState = "connecting"
         self.detail = ""
         self.client: DaemonClient | None = None
@@ -108,9 +140,11 @@ class Link:
         self._ensure = ensure
         self._changed = changed
         self._told = told
-        self._regreeting: asyncio.Task[None] | None = None
         self._sleep = sleep
+        self._chats_told = chats_told
+        self._came_up = came_up
         self._wake = asyncio.Event()
+        self._regreeting: asyncio.Task[None] | None = None
         self._start_wanted = ensure is not None
         self._why = ""
         """Why starting the daemon failed: said until it is there or is started again."""
@@ -177,6 +211,7 @@ class Link:
         await self.refresh()
         self._why = ""
         self._set("up", "")
+        self._came_up()
         tasks = {asyncio.create_task(self._poll()), asyncio.create_task(self._watch(client))}
         greeting = asyncio.create_task(self._greet(client))
         try:
@@ -237,6 +272,9 @@ class Link:
             self.workers.pop(event.name, None)
         elif event.type == "arena":
             self.votes_seen += 1
+        elif event.type == "chats":
+            self._chats_told(event)
+            return
         self._changed()
 
     async def _pause(self, limit: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import time
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -57,12 +58,18 @@ class Chats:
     """One per daemon. What is answered is on disk; answers go on without whoever asked."""
 
     def __init__(
-        self, context: DaemonContext, special: SpecialModels | None = None, *, asker: Asker | None = None
+        self,
+        context: DaemonContext,
+        special: SpecialModels | None = None,
+        *,
+        asker: Asker | None = None,
+        elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self._context = context
         self.store = context.store
         self.clock = context.clock
         self._asker = asker or RelayAsker(context, special)
+        self._elapsed = elapsed
         self._live: dict[str, LiveAnswer] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._preparing: asyncio.Task[None] | None = None
@@ -255,7 +262,7 @@ class Chats:
             raise ApiError(429, f"{MOST_RUNNING} answers are being written already.", code="overloaded", retry_after=5)
         now = self.clock()
         answer = ChatMessage(records.new_message_id(), "assistant", chosen=True, state="waiting", created_at=now)
-        live = self._live[chat] = LiveAnswer(chat, answer)
+        live = self._live[chat] = LiveAnswer(chat, answer, self._elapsed)
         try:
             info, path = await self.store.run(lambda db: _enter(db, chat, asked, answer, now))
         except BaseException:

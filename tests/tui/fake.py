@@ -15,8 +15,8 @@ from fcd.wire.devices import DeviceList, DeviceReading
 from fcd.wire.downloads import Download, DownloadRequest
 from fcd.wire.neighbours import AttachRequest
 from tests.tui.fake_arena import FakeArena, FakeArenaClient
+from tests.tui.fake_chats import FakeChats, FakeChatsClient
 from tui.app import FcdApp
-from tui.chats import Chat
 from tui.link import DaemonClient
 
 GUIDE = WorkerInfo(
@@ -46,7 +46,11 @@ class FakeDaemon:
         self.warnings: list[str] = []
         self.bringing: dict[str, Download] = {}
         self._answer: asyncio.Queue[object] = asyncio.Queue()
-        self._events: asyncio.Queue[object] = asyncio.Queue()
+        self._watchers: list[asyncio.Queue[object]] = []
+        self._untold: list[object] = []
+        """What was said before anybody watched."""
+        self.gone = asyncio.Event()
+        self.chats = FakeChats(self)
         self.open_answers = 0
 
     def say(self, text: str = "", **delta: str) -> None:
@@ -67,18 +71,29 @@ class FakeDaemon:
     def go(self) -> None:
         """The daemon dies."""
         self.up = False
-        self._events.put_nowait(NotRunning("The daemon does not answer."))
-        if self.open_answers:
-            self.fail(NotRunning("The daemon does not answer at http://127.0.0.1:8000."))
+        self.gone.set()
+        self._publish(NotRunning("The daemon does not answer."))
+        self.chats.kill()
+
+    def come(self) -> None:
+        """It is started again."""
+        self.gone = asyncio.Event()
+        self.up = True
 
     def tell(self, event: DaemonEvent) -> None:
-        self._events.put_nowait(event)
+        self._publish(event)
+
+    def _publish(self, event: object) -> None:
+        for watcher in self._watchers:
+            watcher.put_nowait(event)
+        if not self._watchers:
+            self._untold.append(event)
 
     async def client(self, address: object = None) -> DaemonClient:
         return FakeClient(self)
 
 
-class FakeClient(FakeArenaClient):
+class FakeClient(FakeArenaClient, FakeChatsClient):
     def __init__(self, daemon: FakeDaemon) -> None:
         self._daemon = daemon
         self._arena = daemon.arena
@@ -168,49 +183,35 @@ class FakeClient(FakeArenaClient):
 
     async def watch(self) -> AsyncIterator[DaemonEvent]:
         self._check()
-        while True:
-            event = await self._daemon._events.get()
-            if isinstance(event, FcdError):
-                raise event
-            assert isinstance(event, DaemonEvent)
-            yield event
-
-    async def chat(self, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        self._check()
-        self._daemon.requests.append(dict(body))
-        self._daemon.open_answers += 1
-        self._daemon._answer = asyncio.Queue() if self._daemon.open_answers > 1 else self._daemon._answer
+        told: asyncio.Queue[object] = asyncio.Queue()
+        for event in self._daemon._untold:
+            told.put_nowait(event)
+        self._daemon._untold = []
+        self._daemon._watchers.append(told)
         try:
             while True:
-                chunk = await self._daemon._answer.get()
-                if chunk is None:
-                    return
-                if isinstance(chunk, FcdError):
-                    raise chunk
-                assert isinstance(chunk, dict)
-                yield chunk
+                event = await told.get()
+                if isinstance(event, FcdError):
+                    raise event
+                assert isinstance(event, DaemonEvent)
+                yield event
         finally:
-            self._daemon.open_answers -= 1
+            self._daemon._watchers.remove(told)
 
-
-class MemoryChats:
-    def __init__(self) -> None:
-        self.saved: dict[str, Chat] = {}
-
-    def save(self, chat: Chat) -> None:
-        self.saved[chat.id] = chat
-
-    def list(self) -> list[Chat]:
-        return list(self.saved.values())
-
-    def load(self, chat_id: str) -> Chat | None:
-        return self.saved.get(chat_id)
+    async def chat(self, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """OpenAI's route: what asks it here wants a few words."""
+        self._check()
+        self._daemon.requests.append(dict(body))
+        while (chunk := await self._daemon._answer.get()) is not None:
+            if isinstance(chunk, FcdError):
+                raise chunk
+            assert isinstance(chunk, dict)
+            yield chunk
 
 
 def make_app(daemon: FakeDaemon, *, settings: Settings | None = None, **options: Any) -> FcdApp:
     """The real app on a fake daemon."""
-    chats = options.pop("chats", None) or MemoryChats()
-    app = FcdApp(settings or Settings(), chats, client_factory=daemon.client, **options)
+    app = FcdApp(settings or Settings(), client_factory=daemon.client, **options)
     app.animation_level = "none"
     return app
 

@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from textual import events
 from textual.pilot import Pilot
 from textual.selection import Selection
 
-from fcd.errors import ApiError, NotRunning
+from fcd.errors import ApiError
 from fcd.settings import Settings, TuiSettings
 from fcd.wire.admin import DaemonEvent, LoadEvent, WorkerInfo
-from tests.tui.fake import GUIDE, PROGRESS, FakeDaemon, MemoryChats, make_app, wait_until
+from fcd.wire.chats import ChatMessage
+from tests.tui.fake import GUIDE, PROGRESS, FakeDaemon, make_app, wait_until
+from tests.tui.fake_chats import say_something
 from tui.app import FcdApp
-from tui.chats import Turn, Variant, new_chat
 from tui.screens.chat import ChatScreen
+from tui.widgets.chat_list import ChatList
 from tui.widgets.message import MessageView
 from tui.widgets.transcript import WINDOW
 
@@ -41,8 +45,16 @@ async def ask(screen: ChatScreen, pilot: Pilot[None], text: str) -> None:
     await pilot.press("enter")
 
 
-def answer(screen: ChatScreen) -> Variant:
-    return screen.chat.turns[-1].variant
+def answer(screen: ChatScreen) -> ChatMessage:
+    last = screen.chat.turns()[-1].answer
+    assert last is not None
+    return last
+
+
+async def kept(daemon: FakeDaemon) -> list[tuple[str, str, str]]:
+    """Role, state and text of every message that the daemon holds of its only conversation."""
+    tree = await daemon.chats.tree()
+    return [(each.role, each.state, each.content) for each in tree.messages]
 
 
 def shown(screen: ChatScreen) -> str:
@@ -67,7 +79,7 @@ def test_answer_streams_and_is_kept() -> None:
         assert answer(screen).state == "done"
         assert (answer(screen).prompt_tokens, answer(screen).completion_tokens) == (12, 5)
         assert daemon.requests[0]["messages"] == [{"role": "user", "content": "Hello"}]
-        await wait_until(pilot, lambda: app.chats.load(screen.chat.id) is not None)
+        assert await kept(daemon) == [("user", "done", "Hello"), ("assistant", "done", "Good **morning**.")]
         await ask(screen, pilot, "More")
         await wait_until(pilot, lambda: len(daemon.requests) == 2)
         assert [message["role"] for message in daemon.requests[1]["messages"]] == ["user", "assistant", "user"]
@@ -83,8 +95,8 @@ def test_escape_stops_and_keeps_what_came() -> None:
         await pilot.press("escape")
         await wait_until(pilot, lambda: not screen.busy)
         assert daemon.open_answers == 0
-        assert (answer(screen).state, answer(screen).text) == ("stopped", "one two")
-        await wait_until(pilot, lambda: app.chats.load(screen.chat.id) is not None)
+        assert (answer(screen).state, answer(screen).content) == ("stopped", "one two")
+        assert (await kept(daemon))[-1] == ("assistant", "stopped", "one two")
 
     play(scene)
 
@@ -117,8 +129,14 @@ def test_up_on_an_empty_prompt_edits_the_last_question() -> None:
         await pilot.press("up", "left", "l", "enter")
         await wait_until(pilot, lambda: len(daemon.requests) == 2)
         assert daemon.requests[1]["messages"][-1]["content"] == "Hello"
-        assert len(screen.chat.turns) == 1
-        assert [variant.question for variant in screen.chat.turns[0].variants] == ["Helo", "Hello"]
+        await wait_until(pilot, lambda: [turn.asked for turn in screen.chat.turns()] == ["Hello"])
+        assert screen.chat.turns()[0].question_place == (1, 2)
+        daemon.end()
+        await wait_until(pilot, lambda: not screen.busy)
+        await pilot.press("tab", "k", "[")
+        await wait_until(pilot, lambda: [turn.asked for turn in screen.chat.turns()] == ["Helo"])
+        await pilot.press("]")
+        await wait_until(pilot, lambda: [turn.asked for turn in screen.chat.turns()] == ["Hello"])
 
     play(scene)
 
@@ -188,10 +206,9 @@ def test_thoughts_are_folded() -> None:
         (ApiError(404, "The model 'x' does not exist here.", code="model_not_found"), "does not exist", "^l"),
         (ApiError(400, "Too long.", code="context_length_exceeded"), "Too long.", "^n"),
         (ApiError(503, "Every worker is busy.", code="overloaded"), "busy", "^r"),
-        (NotRunning("The daemon does not answer."), "does not answer", "^r"),
     ],
 )
-def test_errors_stand_where_the_answer_would_be(error: ApiError | NotRunning, words: str, key: str) -> None:
+def test_errors_stand_where_the_answer_would_be(error: ApiError, words: str, key: str) -> None:
     async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
         await ask(screen, pilot, "Hi")
         daemon.say("part")
@@ -214,12 +231,13 @@ def test_daemon_goes_away_and_comes_back() -> None:
         banner = screen.query_one("Banner")
         await wait_until(pilot, lambda: banner.display)
         assert "F8" in str(banner.visual)  # type: ignore[attr-defined]
-        assert answer(screen).text == "partial answer"
+        assert answer(screen).content == "partial answer"
         await ask(screen, pilot, "Again")
         await wait_until(pilot, lambda: not screen.busy)
         assert "not there" in shown(screen)
-        daemon.up = True
+        daemon.come()
         await wait_until(pilot, lambda: app.link.state == "up" and not banner.display)
+        await wait_until(pilot, lambda: screen.chat.turns()[0].answer.state == "interrupted")  # type: ignore[union-attr]
         await pilot.press("ctrl+r")
         await wait_until(pilot, lambda: len(daemon.requests) == 2)
         daemon.say("back")
@@ -242,9 +260,7 @@ def test_model_is_loaded_with_progress_before_the_first_answer() -> None:
             await wait_until(pilot, lambda: ("load", "guide") in daemon.calls)
             await ask(screen, pilot, "Hi")
             await wait_until(pilot, lambda: "67 %" in shown(screen))
-            assert not daemon.requests
             daemon.gate.set()
-            await wait_until(pilot, lambda: daemon.requests)
             daemon.say("Hello")
             daemon.end()
             await wait_until(pilot, lambda: shown(screen) == "Hello")
@@ -286,7 +302,7 @@ def test_commands_do_what_keys_do(tmp_path: object) -> None:
         before = screen.chat.id
         await ask(screen, pilot, "/new")
         await wait_until(pilot, lambda: screen.chat.id != before)
-        assert screen.chat.system == "Be brief."
+        assert (screen.chat.system, screen.chat.model) == ("Be brief.", "guide-mini")
         await ask(screen, pilot, "/modle x")
         await wait_until(pilot, lambda: screen.prompt.text == "/modle x")
         assert len(daemon.requests) == 1
@@ -312,8 +328,7 @@ def test_copying_message_and_code() -> None:
 
 def test_long_chats_are_windowed_and_older_messages_come_on_scrolling_up() -> None:
     async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
-        chat = new_chat("guide")
-        chat.turns = [Turn([Variant(f"question {n}", text=f"answer {n}", state="done")]) for n in range(100)]
+        chat = await say_something(daemon, *((f"question {n}", f"answer {n}") for n in range(100)))
         await screen.open_chat(chat)
         await pilot.pause()
         assert len(screen.transcript.views) == WINDOW
@@ -322,7 +337,7 @@ def test_long_chats_are_windowed_and_older_messages_come_on_scrolling_up() -> No
         await wait_until(pilot, lambda: len(screen.transcript.views) > WINDOW)
         focused = app.focused
         assert isinstance(focused, MessageView)
-        assert focused.region.overlaps(screen.transcript.region)
+        await wait_until(pilot, lambda: focused.region.overlaps(screen.transcript.region))
 
     play(scene)
 
@@ -361,23 +376,79 @@ def test_keys_can_be_moved_and_mistakes_are_named() -> None:
     play(scene, settings=Settings(tui=TuiSettings(keys={"retry": "f10", "retri": "f3"})))
 
 
-def test_leaving_keeps_the_partial_answer() -> None:
-    chats = MemoryChats()
+def test_an_answer_goes_on_when_the_interface_is_closed_and_is_shown_by_the_next() -> None:
+    async def main() -> None:
+        daemon = FakeDaemon()
+        app = make_app(daemon)
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen = app.screen
+            assert isinstance(screen, ChatScreen)
+            await wait_until(pilot, lambda: app.link.state == "up")
+            await ask(screen, pilot, "Hi")
+            daemon.say("part one, ")
+            await wait_until(pilot, lambda: "part one" in shown(screen))
+            await pilot.press("ctrl+q")
+        assert daemon.open_answers == 1
+        daemon.say("part two, ")
+        again = make_app(daemon)
+        async with again.run_test(size=(80, 24)) as pilot:
+            screen = again.screen
+            assert isinstance(screen, ChatScreen)
+            await wait_until(pilot, lambda: again.link.state == "up")
+            await pilot.press("ctrl+s")
+            await wait_until(pilot, lambda: again.screen.query(ChatList) and again.screen.query_one(ChatList).rows)
+            await pilot.press("enter")
+            await wait_until(pilot, lambda: screen.chat.id and "part two" in shown(screen))
+            assert screen.busy
+            daemon.say("part three.")
+            daemon.end()
+            await wait_until(pilot, lambda: not screen.busy)
+            assert shown(screen) == "part one, part two, part three."
 
-    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
-        await ask(screen, pilot, "Hi")
-        daemon.say("partial")
-        await wait_until(pilot, lambda: "partial" in shown(screen))
-        await pilot.press("ctrl+q")
-
-    play(scene, chats=chats)
-    variant = next(iter(chats.saved.values())).turns[0].variant
-    assert (variant.text, variant.state) == ("partial", "stopped")
+    asyncio.run(main())
 
 
-def test_new_chat_while_writing_keeps_the_old_one() -> None:
-    chats = MemoryChats()
+def test_two_interfaces_see_the_same() -> None:
+    async def main() -> None:
+        daemon = FakeDaemon()
+        one, two = make_app(daemon), make_app(daemon)
+        async with one.run_test(size=(80, 24)) as first, two.run_test(size=(80, 24)) as second:
+            await wait_until(first, lambda: one.link.state == "up")
+            await wait_until(second, lambda: two.link.state == "up")
+            here, there = one.screen, two.screen
+            assert isinstance(here, ChatScreen)
+            assert isinstance(there, ChatScreen)
+            await ask(here, first, "Hi")
+            daemon.say("one ")
+            await wait_until(first, lambda: "one" in shown(here))
+            await there.open_chat(here.chat.id)
+            await wait_until(second, lambda: "one" in shown(there))
+            daemon.say("two")
+            daemon.end()
+            await wait_until(second, lambda: shown(there) == "one two" and not there.busy)
+            await wait_until(first, lambda: shown(here) == "one two" and not here.busy)
+            await ask(there, second, "More")
+            await wait_until(first, lambda: len(here.chat.turns()) == 2 and here.busy)
+            await ask(here, first, "Waits")
+            await wait_until(first, lambda: here.queue == ["Waits"])
+            daemon.say("three")
+            daemon.end()
+            await wait_until(second, lambda: len(there.chat.turns()) == 3)
+            await wait_until(first, lambda: here.busy)
+            daemon.end()
+            await wait_until(first, lambda: not here.busy)
+            await second.press("tab", "r")
+            daemon.say("again")
+            daemon.end()
+            await wait_until(first, lambda: shown(here) == "again" and not here.busy)
+            assert here.chat.turns()[-1].answer_place == (1, 2)
+            await ask(here, first, "/rename Rivers")
+            await wait_until(second, lambda: there.chat.info.title == "Rivers")
 
+    asyncio.run(main())
+
+
+def test_new_chat_while_writing_leaves_the_old_one_to_the_daemon() -> None:
     async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
         await ask(screen, pilot, "Hi")
         daemon.say("partial")
@@ -385,14 +456,14 @@ def test_new_chat_while_writing_keeps_the_old_one() -> None:
         before = screen.chat.id
         await pilot.press("ctrl+n")
         await wait_until(pilot, lambda: screen.chat.id != before)
-        await wait_until(pilot, lambda: before in chats.saved)
-        assert chats.saved[before].turns[0].variant.text == "partial"
         assert not screen.busy
-        await pilot.press("ctrl+s", "enter")
-        await wait_until(pilot, lambda: screen.chat.id == before)
-        assert shown(screen) == "partial"
+        daemon.say(" whole")
+        daemon.end()
+        await wait_until(pilot, lambda: daemon.open_answers == 0)
+        await screen.open_chat(before)
+        await wait_until(pilot, lambda: not screen.busy and shown(screen) == "partial whole")
 
-    play(scene, chats=chats)
+    play(scene)
 
 
 def test_worker_events_show_in_the_header() -> None:
@@ -456,8 +527,8 @@ def test_panel_sets_parameters_and_refuses_nonsense() -> None:
         await pilot.pause()
         assert app.screen is not screen
         await pilot.press(*["backspace"] * 4, *"0.5", "enter")
-        await wait_until(pilot, lambda: app.screen is screen)
-        assert (screen.chat.system, screen.chat.params) == ("Be kind.", {"temperature": 0.5})
+        await wait_until(pilot, lambda: app.screen is screen and screen.chat.system == "Be kind.")
+        assert screen.chat.params == {"temperature": 0.5}
 
     play(scene)
 
@@ -474,18 +545,204 @@ def test_first_start_names_models_that_fit_this_machine() -> None:
     asyncio.run(main())
 
 
-def test_earlier_conversations_are_found_by_what_was_said() -> None:
-    chats = MemoryChats()
-    for number, (question, text) in enumerate((("First", "about otters"), ("Second", "about stoats"))):
-        chat = new_chat("guide")
-        chat.id = f"{number}"
-        chat.turns.append(Turn([Variant(question, text=text, state="done")]))
-        chats.save(chat)
+async def listed(pilot: Pilot[None], app: FcdApp, *titles: str) -> None:
+    """Until the open list of conversations shows these."""
+    await wait_until(pilot, lambda: [info.title for info in app.screen.query_one(ChatList).rows] == list(titles))
 
+
+def test_earlier_conversations_are_found_by_what_was_said() -> None:
     async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await say_something(daemon, ("First", "about otters"))
+        second = await say_something(daemon, ("Second", "about stoats"))
         await pilot.press("ctrl+s")
         await wait_until(pilot, lambda: app.screen is not screen)
         await pilot.press(*"stoats", "enter")
-        await wait_until(pilot, lambda: screen.chat.id == "1")
+        await wait_until(pilot, lambda: screen.chat.id == second)
 
-    play(scene, chats=chats)
+    play(scene)
+
+
+def test_the_list_names_pins_deletes_and_takes_back() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        for at, words in enumerate(("one", "two", "three")):
+            daemon.chats.now = float(at)
+            await say_something(daemon, (words, "yes"))
+        await pilot.press("ctrl+s")
+        await wait_until(pilot, lambda: app.screen is not screen)
+        dialog = app.screen
+        await listed(pilot, app, "three", "two", "one")
+        await pilot.press("down", "down", "ctrl+t")
+        await listed(pilot, app, "one", "three", "two")
+        await pilot.press("ctrl+r")
+        await wait_until(pilot, lambda: app.screen is not dialog)
+        await pilot.press(*"Rivers", "enter")
+        await wait_until(pilot, lambda: app.screen is dialog)
+        await listed(pilot, app, "Rivers", "three", "two")
+        await pilot.press("delete")
+        await listed(pilot, app, "three", "two")
+        await pilot.press("ctrl+z")
+        await listed(pilot, app, "Rivers", "three", "two")
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: app.screen is screen)
+
+    play(scene)
+
+
+def test_the_open_conversation_can_be_deleted_and_comes_back() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await ask(screen, pilot, "Hi")
+        daemon.end()
+        await wait_until(pilot, lambda: not screen.busy and screen.chat.id)
+        await ask(screen, pilot, "/delete")
+        await wait_until(pilot, lambda: not screen.chat.id and not screen.chat.turns())
+        assert (await daemon.chats.service.listed(9, 0)).total == 0
+        await ask(screen, pilot, "/undelete")
+        while not (await daemon.chats.service.listed(9, 0)).total:
+            await pilot.pause(0.01)
+
+    play(scene)
+
+
+def test_the_list_stands_beside_the_chat_where_there_is_room() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await wait_until(pilot, lambda: screen.sidebar is not None)
+        await ask(screen, pilot, "Hello there")
+        daemon.end()
+        await listed(pilot, app, "Hello there")
+        await wait_until(pilot, lambda: not screen.busy)
+        other = await say_something(daemon, ("Other", "yes"))
+        daemon.tell(DaemonEvent("chats", name=other, message="created"))
+        await wait_until(pilot, lambda: len(app.screen.query_one(ChatList).rows) == 2)
+        await pilot.press("ctrl+s", *"Other", "enter")
+        await wait_until(pilot, lambda: screen.chat.id == other and app.focused is screen.prompt)
+        await ask(screen, pilot, "/sidebar")
+        await wait_until(pilot, lambda: screen.sidebar is None)
+
+    play(scene, size=(120, 40))
+
+
+def test_files_go_with_a_question(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("otters\n")
+    (tmp_path / "data.bin").write_bytes(b"\x00\xff\x01")
+    (tmp_path / "pic.png").write_bytes(b"\x89PNG\r\n\x1a\n....")
+    (tmp_path / "big.txt").write_text("x" * 600_000)
+
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        def told(words: str) -> bool:
+            return any(words in note.message for note in app._notifications)
+
+        for name, words in (
+            ("data.bin", "neither text"), ("pic.png", "cannot see images"), ("big.txt", "at most"), ("no.txt", "no file")
+        ):  # fmt: skip
+            await ask(screen, pilot, f"/attach {tmp_path / name}")
+            await wait_until(pilot, lambda words=words: told(words))
+        assert not screen.attachments
+        await ask(screen, pilot, f"/attach {tmp_path / 'notes.txt'}")
+        await wait_until(pilot, lambda: screen.attachments)
+        assert "notes.txt 7" in str(screen.query_one("#attached").visual)  # type: ignore[attr-defined]
+        await ask(screen, pilot, "What is in it?")
+        await wait_until(pilot, lambda: daemon.requests)
+        assert daemon.requests[0]["messages"][0]["content"] == "What is in it?\n\nnotes.txt:\n\n```txt\notters\n```"
+        assert not screen.attachments
+        daemon.end()
+        await wait_until(pilot, lambda: not screen.busy)
+        await pilot.press("up", "end", "!", "enter")
+        await wait_until(pilot, lambda: len(daemon.requests) == 2)
+        assert "otters" in daemon.requests[1]["messages"][0]["content"]
+        daemon.end()
+        await wait_until(pilot, lambda: not screen.busy)
+        seeing = WorkerInfo(**{**{f: getattr(GUIDE, f) for f in GUIDE.__struct_fields__}, "capabilities": ["vision"]})
+        daemon.known = [seeing]
+        daemon.tell(DaemonEvent("worker", seeing))
+        await wait_until(pilot, lambda: app.link.worker_for("guide") == seeing)
+        await ask(screen, pilot, f"/attach {tmp_path / 'pic.png'}")
+        await wait_until(pilot, lambda: screen.attachments)
+        await ask(screen, pilot, "And this?")
+        await wait_until(pilot, lambda: len(daemon.requests) == 3)
+        part = daemon.requests[2]["messages"][-1]["content"][1]
+        assert part["image_url"]["url"].startswith("data:image/png;base64,")
+
+    play(scene)
+
+
+def test_presets_are_kept_by_the_daemon_and_taken() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await pilot.press("ctrl+t")
+        await wait_until(pilot, lambda: app.screen is not screen)
+        panel = app.screen
+        await pilot.press(*"Be terse.", "tab", *"0.1", "ctrl+e")
+        await wait_until(pilot, lambda: app.screen is not panel)
+        await pilot.press(*"dry", "enter")
+        await wait_until(pilot, lambda: app.screen is panel)
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: app.screen is screen)
+        assert [preset.name for preset in await daemon.chats.service.presets()] == ["dry"]
+        await ask(screen, pilot, "/preset dry")
+        await wait_until(pilot, lambda: screen.chat.system == "Be terse.")
+        assert screen.chat.params == {"temperature": 0.1}
+        await ask(screen, pilot, "/system Something else.")
+        await pilot.press("ctrl+t")
+        await wait_until(pilot, lambda: app.screen is not screen)
+        panel = app.screen
+        await pilot.press("ctrl+o")
+        await wait_until(pilot, lambda: app.screen is not panel and app.screen is not screen)
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: app.screen is panel)
+        await pilot.press("ctrl+t")
+        await wait_until(pilot, lambda: app.screen is screen and screen.chat.system == "Be terse.")
+
+    play(scene)
+
+
+def test_export_and_import(tmp_path: Path) -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        chat = await say_something(daemon, ("Question?", "Answer."))
+        await screen.open_chat(chat)
+        for name, words in (("a.md", "## User"), ("b.json", '"fcd-chats-1"'), ("c.json sharegpt", '"human"')):
+            await ask(screen, pilot, f"/export {tmp_path / name}")
+            file = tmp_path / name.split()[0]
+            await wait_until(pilot, lambda file=file, words=words: file.exists() and words in file.read_text())
+        await ask(screen, pilot, f"/import {tmp_path / 'c.json'}")
+        await wait_until(pilot, lambda: any("1 chats taken in" in note.message for note in app._notifications))
+        await ask(screen, pilot, f"/import {tmp_path / 'b.json'}")
+        await wait_until(pilot, lambda: any("1 known already" in note.message for note in app._notifications))
+
+    play(scene)
+
+
+def test_a_question_in_the_middle_is_edited_and_its_branch_walked() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        chat = await say_something(daemon, ("one", "1"), ("two", "2"), ("three", "3"))
+        await screen.open_chat(chat)
+        await pilot.press("tab", "k", "k", "k", "e")
+        assert screen.prompt.text == "two"
+        await pilot.press(*" more", "enter")
+        daemon.say("2!")
+        daemon.end()
+        await wait_until(pilot, lambda: daemon.requests and not screen.busy)
+        assert [turn.asked for turn in screen.chat.turns()] == ["one", "two more"]
+        assert [each["content"] for each in daemon.requests[0]["messages"]] == ["one", "1", "two more"]
+        await pilot.press("tab", "k", "left")
+        await wait_until(pilot, lambda: [turn.asked for turn in screen.chat.turns()] == ["one", "two", "three"])
+        head = screen.transcript.views[1].question.query_one(".head")
+        assert "1/2" in str(head.visual)  # type: ignore[attr-defined]
+
+    play(scene)
+
+
+def test_500_messages_open_at_once() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        text = "A paragraph with **bold** words, `code`, and a list:\n\n- one\n- two\n\n```py\na = 1\n```\n"
+        chat = await say_something(daemon, *((f"question {n}", text) for n in range(250)))
+        await screen.open_chat(chat)  # warm: the first drawing imports what it needs
+        await screen.action_new()
+        took = []
+        for _ in range(3):
+            began = time.perf_counter()
+            await screen.open_chat(chat)
+            await pilot.pause()
+            took.append(time.perf_counter() - began)
+            assert len(screen.chat.turns()) == 250
+        assert min(took) < 1.5, took  # alone on a quiet machine well below 0.3 s
+
+    play(scene)

@@ -5,23 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from msgspec import UNSET
 from textual import on, work
 from textual.app import ComposeResult
-from textual.containers import Horizontal
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.screen import Screen
 from textual.widgets import Static, TextArea
-from textual.worker import WorkerError
 
-from fcd.errors import FcdError, ModelLoadError
+from fcd.errors import ApiError, FcdError, ModelLoadError, NotRunning
+from fcd.wire.admin import DaemonEvent
+from fcd.wire.chats import Attachment, ChatMessage, CreateChat, GenerateRequest, Generation, PatchChat
 from tui.actions import bindings, keys_of
-from tui.chats import Chat, Turn, Variant, new_chat
+from tui.attachments import described
+from tui.chats import Conversation, Turn, with_settings
 from tui.commands import parse_command
 from tui.errors import told
 from tui.fits import fitting_words
-from tui.generation import Generation
+from tui.generation import follow
 from tui.screens.chat_actions import ChatActions
 from tui.widgets.chrome import Banner, Header, KeyBar
 from tui.widgets.message import MessageView, TurnView
@@ -32,27 +35,35 @@ from tui.widgets.transcript import Transcript
 
 if TYPE_CHECKING:
     from tui.app import FcdApp
+    from tui.widgets.chat_list import ChatList
 
 FLUSH_S = 0.05
 """How often an answer that is being written is drawn."""
 _EASE = 8
 """Drawing takes at most one part in this many of the time; slower drawing means drawing less often."""
-_SAVE_S = 5.0
+_AGAIN_S = 0.5
+SIDEBAR_FROM = 116
+"""Columns from which the list of conversations stands beside the chat."""
 
 
 class ChatScreen(ChatActions, Screen[None]):
-    """Streams answers into the transcript, keeps what came, and queues what is asked meanwhile."""
+    """Shows what the daemon holds of a conversation, follows its answers, and queues what is asked meanwhile."""
 
-    CSS_PATH = "chat.tcss"
     BINDINGS = bindings("chat")
     AUTO_FOCUS = "#prompt"
 
     def __init__(self) -> None:
         super().__init__()
-        self.chat: Chat = new_chat("")
+        self.chat = Conversation()
         self.queue: list[str] = []
-        self._generation: Generation | None = None
-        self._view: TurnView | None = None
+        self.attachments: list[Attachment] = []
+        """Files that go with the next question."""
+        self.editing: ChatMessage | None = None
+        """The question that stands in the prompt to be asked anew."""
+        self.sidebar_wanted = True
+        self._unsent: GenerateRequest | None = None
+        """A question that the daemon could not take."""
+        self._sending = False
         self._loading = ""
         self._onboarded = False
 
@@ -74,38 +85,59 @@ class ChatScreen(ChatActions, Screen[None]):
 
     @property
     def busy(self) -> bool:
-        return self._view is not None
+        """A question is on its way, or an answer is being written."""
+        return self._sending or bool(self.chat.info.running and self.fcd.link.state == "up")
 
     def compose(self) -> ComposeResult:
         yield Header("chat")
         yield Banner()
-        yield Transcript(self.fcd.glyphs, shaded=self.fcd.shaded)
-        yield Static("", id="follow")
-        yield Suggestions("chat")
-        with Horizontal(id="prompt-row"):
-            yield Static(f"{self.fcd.glyphs.prompt} ", id="prompt-mark", markup=False)
-            yield Prompt(keys_of("prompt", self.fcd.moved_keys), edit_last=self.action_edit, leave=self._to_messages)
-        yield Meter()
+        with Horizontal(id="chat-body"), Vertical(id="chat-column"):
+            yield Transcript(self.fcd.glyphs, shaded=self.fcd.shaded, notices=self._notice)
+            yield Static("", id="follow")
+            yield Suggestions("chat")
+            yield Static("", id="attached", markup=False)
+            with Horizontal(id="prompt-row"):
+                yield Static(f"{self.fcd.glyphs.prompt} ", id="prompt-mark", markup=False)
+                yield Prompt(
+                    keys_of("prompt", self.fcd.moved_keys), edit_last=self.action_edit_last, leave=self._to_messages
+                )
+            yield Meter()
         yield KeyBar("prompt", "chat")
 
     async def on_mount(self) -> None:
         self.fcd.link_changed.subscribe(self, lambda _: self.link_changed())
+        self.fcd.chats_changed.subscribe(self, self._chats_changed)
         settings = self.fcd.settings.chat
         wanted = {"temperature": settings.temperature, "top_p": settings.top_p, "max_tokens": settings.max_tokens}
         params = {name: value for name, value in wanted.items() if value is not None}
         if not settings.max_tokens:
             params.pop("max_tokens")
-        await self.open_chat(new_chat(settings.model, settings.system, params))
+        await self.show_chat(Conversation(settings.model, settings.system, params))
         self.set_interval(FLUSH_S, self._tick)
+        self.call_after_refresh(self._show_sidebar)
 
-    async def open_chat(self, chat: Chat) -> None:
-        """Show another conversation."""
-        self.chat = chat
-        self.prompt.editing = False
-        await self.transcript.show(chat.turns, self._welcome())
-        self.prompt.remember([turn.variant.question for turn in chat.turns])
-        self.meter.show_params(chat.params)
+    # Which conversation
+
+    async def open_chat(self, chat: str) -> None:
+        """Show another conversation. Raises FcdError: it cannot be had."""
+        conversation = Conversation()
+        conversation.load(await self.fcd.link.connected().chat_tree(chat))
+        await self.show_chat(conversation)
+
+    async def show_chat(self, conversation: Conversation) -> None:
+        self.workers.cancel_group(self, "follow")
+        self.workers.cancel_group(self, "reload")
+        self.chat = conversation
+        self._unsent, self._sending = None, False
+        self.leave_editing()
+        self.queue, self.attachments = [], []
+        await self.transcript.show(conversation.turns(), self._welcome())
+        self.prompt.remember(conversation.questions())
+        self.meter.show_params(conversation.params)
+        self._show_attached()
+        self._mark_in_list()
         self.link_changed()
+        self.follow_running()
 
     def _welcome(self) -> Static:
         return Static(self._welcome_words(), classes="welcome")
@@ -134,6 +166,77 @@ class ChatScreen(ChatActions, Screen[None]):
             for welcome in found:
                 welcome.update(self._welcome_words() + fitting_words(free, where, widened, self.fcd.key("pick_model")))
 
+    # What the daemon says
+
+    def _chats_changed(self, event: DaemonEvent) -> None:
+        if event.message == "deleted" and event.name and event.name == self.chat.id:
+            self.run_worker(self.leave_deleted(), group="reload", exclusive=True)
+        elif self.chat.id and event.name in ("", self.chat.id):
+            self.reload()
+
+    async def leave_deleted(self) -> None:
+        """The conversation is gone: begin a new one with the same settings."""
+        await self.show_chat(Conversation(self.chat.model, self.chat.system, self.chat.params))
+
+    @work(exclusive=True, group="reload")
+    async def reload(self) -> None:
+        """Show what the daemon holds now: somebody else may have changed it."""
+        chat = self.chat
+        try:
+            tree = await self.fcd.link.connected().chat_tree(chat.id)
+        except ApiError as error:
+            if error.status == 404 and chat is self.chat:
+                await self.leave_deleted()
+            return
+        except FcdError:
+            return
+        if chat is not self.chat:
+            return
+        chat.load(tree)
+        await self.draw_turns()
+        self.follow_running()
+
+    async def draw_turns(self) -> None:
+        """The transcript as the conversation is now."""
+        await self.transcript.sync(self.chat.turns(), self._welcome())
+        self.prompt.remember_if_idle(self.chat.questions())
+        self.meter.show_params(self.chat.params)
+        self.link_changed()
+
+    def follow_running(self) -> None:
+        """Follow the answer that is being written, if one is."""
+        running = self.chat.running
+        if running is None or running.id == self.chat.followed:
+            return
+        self.chat.followed = running.id
+        self._follow(self.chat, running)
+
+    @work(exclusive=True, group="follow")
+    async def _follow(self, chat: Conversation, message: ChatMessage) -> None:
+        over = False
+        try:
+            await follow(self.fcd.link.connected(), chat, message)
+            over = True
+        except FcdError:
+            pass  # when the daemon is back, it says what became of it
+        finally:
+            chat.followed = ""
+            if chat.info.running == message.id:
+                chat.info.running = ""
+        if chat is not self.chat:
+            return
+        if not self.query(Transcript):
+            return
+        view = self.transcript.view_of(message.id)
+        if view is not None:
+            view.finish()
+        self._show_context()
+        self._draw_note()
+        if over:
+            await self._next(message)
+        elif self.fcd.link.state == "up":
+            self.set_timer(_AGAIN_S, self.reload)  # only this connection broke
+
     def link_changed(self) -> None:
         """The daemon or a worker changed: say so, and load the model once there is a daemon."""
         worker = self.fcd.link.worker_for(self.chat.model)
@@ -144,26 +247,39 @@ class ChatScreen(ChatActions, Screen[None]):
         self._draw_note()
         if self.fcd.link.state == "up" and worker is None and not self._loading and not self.busy:
             self.preload()
-        if self.fcd.link.state == "up" and not self._onboarded and not self.chat.turns:
+        if self.fcd.link.state == "up" and not self._onboarded and not self.chat.turns():
             self.onboard()
 
+    def came_up(self) -> None:
+        """The daemon is back: what became of the conversation meanwhile is its to say."""
+        if self.chat.id:
+            self.reload()
+
     def _show_context(self) -> None:
+        if not self.query(Meter):
+            return
         worker = self.fcd.link.worker_for(self.chat.model)
-        last = self.chat.turns[-1].variant if self.chat.turns else None
+        answers = [turn.answer for turn in self.chat.turns() if turn.answer is not None]
+        last = answers[-1] if answers else None
         used = last.prompt_tokens + last.completion_tokens if last and last.counted else 0
         self.meter.show_context(used, worker.context_length if worker else 0)
+
+    # Loading
 
     @work(exclusive=True, group="preload")
     async def preload(self) -> None:
         """Load the conversation's model before it is asked for, so that the first answer comes soon."""
         model = self.chat.model
-        if self.fcd.readonly or model in self.fcd.failed_loads:
+        if self.fcd.readonly or not model or model in self.fcd.failed_loads:
             return
         try:
-            await self._load(model)
+            name = await self._load(model)
         except FcdError as error:
             self.fcd.failed_loads.add(model)
             self.notify(error.message, severity="error", markup=False)
+            return
+        if name != model and self.chat.model == model:
+            await self.change(model=name)  # a folder's name among the models
 
     async def _load(self, model: str) -> str:
         """Load a model, saying how far it is; the name that requests use."""
@@ -186,9 +302,13 @@ class ChatScreen(ChatActions, Screen[None]):
 
     def _say_loading(self, words: str) -> None:
         self._loading = words
-        if self._view is not None and not self._view.turn.variant.text:
-            self._view.answer.notice(Content.styled(f"loading {words}", "$foreground 60%") if words else None)
+        running = self.chat.running
+        view = self.transcript.view_of(running.id) if running is not None else None
+        if view is not None and running is not None and not running.content:
+            view.answer.notice(Content.styled(f"loading {words}", "$foreground 60%") if words else None)
         self._draw_note()
+
+    # Asking
 
     @on(Prompt.Sent)
     async def _sent(self, event: Prompt.Sent) -> None:
@@ -202,124 +322,185 @@ class ChatScreen(ChatActions, Screen[None]):
             await self.run_command(command)
             return
         text = event.text.removeprefix("/") if event.text.startswith("//") else event.text
+        editing, self.editing = (self.editing if event.editing else None), None
         if self.busy:
             self.queue.append(text)
             self._draw_note()
-        elif event.editing and self.chat.turns:
-            await self.ask_again(self.chat.turns[-1], text)
+        elif editing is not None and editing.id in self.chat.tree.by_id:
+            await self.ask(text, editing=editing)
         else:
             await self.ask(text)
 
-    async def ask(self, question: str) -> None:
-        """A new turn."""
-        turn = Turn([Variant(question, model=self.chat.model)])
-        self.chat.turns.append(turn)
-        self.answer(await self.transcript.add(turn, self.fcd.now()))
+    async def ask(self, question: str, *, editing: ChatMessage | None = None) -> None:
+        """A new question, or another wording of one, which begins a branch."""
+        attachments, self.attachments = self.attachments, []
+        self._show_attached()
+        request = GenerateRequest(question, attachments)
+        if editing is not None:
+            request.parent = editing.parent
+            request.keep_attachments = editing.id if editing.attachments else ""
+            self._hide_from(editing)
+        await self._send(request)
 
-    async def ask_again(self, turn: Turn, question: str) -> None:
-        """Another variant of a turn."""
-        turn.add(Variant(question, model=self.chat.model))
-        view = self.transcript.view_of(turn) or await self.transcript.add(turn, self.fcd.now())
-        view.show()
+    async def ask_again(self, question: ChatMessage) -> None:
+        """Another answer to a question."""
+        await self._send(GenerateRequest(again=question.id))
+
+    async def send_unsent(self) -> bool:
+        """Try again what the daemon could not take; whether there was something."""
+        request, self._unsent = self._unsent, None
+        if request is None:
+            return False
+        await self._send(request)
+        return True
+
+    async def _send(self, request: GenerateRequest) -> None:
+        self._unsent = None
+        self._sending = True
+        if not request.again:
+            now = self.fcd.now()
+            shown = [Attachment(each.name, each.media, "", each.size) for each in request.attachments]
+            question = ChatMessage("", "user", content=request.prompt, attachments=shown, created_at=now)
+            waiting = ChatMessage("", "assistant", model=self.chat.model, state="waiting")
+            self.chat.pending = Turn(question, waiting)
+            await self.transcript.sync(self.chat.turns(), self._welcome())
+            if (view := self._pending_view()) is not None:
+                view.answer.notice(Content.styled(self.fcd.glyphs.ellipsis, "$foreground 50%"))
         self.transcript.follow()
-        self.answer(view)
-
-    @work(exclusive=True, group="answer")
-    async def answer(self, view: TurnView) -> None:
-        """Write the answer of the turn's chosen variant."""
-        variant = view.turn.variant
-        self._view = view
-        view.answer.notice(Content.styled(self.fcd.glyphs.ellipsis, "$foreground 50%"))
         self._draw_note()
-        error: FcdError | None = None
+        self._submit(self.chat, request)
+
+    @work(group="ask")
+    async def _submit(self, chat: Conversation, request: GenerateRequest) -> None:
         try:
-            error = await self._generate(view, variant)
-        except asyncio.CancelledError:
-            variant.state = "stopped"
+            made = await self._generate(chat, request)
+        except FcdError as error:
+            if chat is self.chat:
+                await self._not_taken(request, error)
+            return
         finally:
-            self._view = self._generation = None
-            with contextlib.suppress(Exception):
-                self._conclude(view, error)
-        await self._next(variant)
+            if chat is self.chat:
+                self._sending = False
+        chat.pending = None
+        chat.add(made.chat, made.question, made.answer)
+        if chat is not self.chat:
+            return
+        self._mark_in_list()
+        await self.draw_turns()
+        self.transcript.follow()
+        if self._loading:
+            self._say_loading(self._loading)
+        elif (view := self.transcript.view_of(made.answer.id)) is not None and not made.answer.content:
+            view.answer.notice(Content.styled(self.fcd.glyphs.ellipsis, "$foreground 50%"))
+        self.follow_running()
 
-    async def settle(self) -> None:
-        """Stop the answer that is being written, and wait until it is kept."""
-        for worker in self.workers:
-            if worker.group == "answer" and not worker.is_finished:
-                worker.cancel()
-                with contextlib.suppress(WorkerError):
-                    await worker.wait()
+    async def _generate(self, chat: Conversation, request: GenerateRequest) -> Generation:
+        client = self.fcd.link.connected()
+        if not chat.id:
+            chat.info = await client.create_chat(CreateChat(chat.model, chat.system, chat.params))
+        made: Generation = await client.generate(chat.id, request)
+        return made
 
-    def keep(self) -> None:
-        """The interface is about to end: put on disk what there is."""
-        if self._view is not None:
-            self._view.turn.variant.state = "stopped"
-        if self.chat.turns:
-            with contextlib.suppress(FcdError):
-                self.fcd.chats.save(self.chat)
-
-    async def _generate(self, view: TurnView, variant: Variant) -> FcdError | None:
-        try:
-            self.fcd.link.connected()
-            name = await self._load(self.chat.model)
-            variant.model = self.chat.model
-            self._generation = Generation(variant, self.fcd.clock)
-            index = self.chat.turns.index(view.turn)
-            body = {"model": name, "messages": self.chat.messages(index), **self.chat.params}
-            await self._generation.run(self.fcd.link.connected(), body)
-            return self._generation.error
-        except FcdError as failure:
-            variant.state, variant.error = "failed", str(failure)
-            return failure
-
-    def _conclude(self, view: TurnView, error: FcdError | None) -> None:
-        view.finish()
-        if error is not None:
+    async def _not_taken(self, request: GenerateRequest, error: FcdError) -> None:
+        """The question stands in the transcript with the reason, and can be sent again."""
+        self._sending = False
+        pending = self.chat.pending
+        if isinstance(error, ApiError) and error.code == "chat_busy":
+            self.chat.pending = None
+            if request.prompt:
+                self.queue.insert(0, request.prompt)  # somebody else asked first: it waits its turn
+            await self.draw_turns()
+            self.reload()
+            return
+        self._unsent = request
+        if pending is None or pending.answer is None:
+            self.notify(error.message, severity="error", markup=False)
+            return
+        pending.answer.state, pending.answer.error = "failed", error.message
+        pending.answer.error_code = error.code if isinstance(error, ApiError) else ""
+        view = self._pending_view()
+        if view is not None:
+            view.finish()
             view.answer.notice(told(error, self.fcd.key, can_start=self.fcd.link.can_start))
-        elif not view.turn.variant.text:
-            words = "stopped" if view.turn.variant.state == "stopped" else "The model said nothing."
-            view.answer.notice(Content.styled(words, "$foreground 60%"))
-        else:
-            view.answer.notice(None)
-        self._show_context()
         self._draw_note()
-        self.save_chat()
 
-    async def _next(self, variant: Variant) -> None:
+    def _pending_view(self) -> TurnView | None:
+        return next((view for view in self.transcript.views if view.turn is self.chat.pending), None)
+
+    def _hide_from(self, question: ChatMessage) -> None:
+        """Until the daemon has the new wording, nothing of the old one and what followed is shown."""
+        question.chosen = False
+
+    async def _next(self, message: ChatMessage) -> None:
         """Ask what was queued; after a stop or a failure it goes back to the prompt instead."""
         if not self.queue:
             return
-        if variant.state in ("done", "cut"):
+        if message.state in ("done", "cut"):
             await self.ask(self.queue.pop(0))
             return
         waiting, self.queue = self.queue, []
         self.prompt.put("\n".join([*waiting, *([self.prompt.text] if self.prompt.text else [])]))
         self._draw_note()
 
-    @work(group="save")
-    async def save_chat(self) -> None:
-        """Put the conversation on disk, without holding up the screen for it."""
-        if self.chat.turns:
+    def stop_answer(self) -> None:
+        """Stop what is being written, here or for another."""
+        if self.chat.id:
+            self._stop(self.chat.id)
+
+    @work(exclusive=True, group="stop")
+    async def _stop(self, chat: str) -> None:
+        try:
+            await self.fcd.link.connected().stop_chat(chat)
+        except FcdError as error:
+            self.notify(error.message, severity="error", markup=False)
+
+    async def change(self, **changes: Any) -> None:
+        """Other settings: at once here, and in the daemon."""
+        self.chat.info = with_settings(self.chat.info, **changes)
+        self.meter.show_params(self.chat.params)
+        self.link_changed()
+        if self.chat.id:
             try:
-                await asyncio.to_thread(self.fcd.chats.save, self.chat)
+                patch = {name: changes.get(name, UNSET) for name in ("model", "system", "params")}
+                await self.fcd.link.connected().patch_chat(self.chat.id, PatchChat(**patch))
             except FcdError as error:
-                self.notify(f"The conversation is not saved. {error}", severity="error", markup=False)
+                self.notify(f"The change is not kept. {error.message}", severity="error", markup=False)
+
+    # Drawing
+
+    def _notice(self, turn: Turn) -> Content | None:
+        """What stands below an answer that is over."""
+        answer = turn.answer
+        if answer is None or answer.is_running:
+            return None
+        if answer.state == "failed" and answer.error:
+            error: FcdError = ApiError(502, answer.error, code=answer.error_code) if answer.error_code else (
+                NotRunning(answer.error)
+            )
+            return told(error, self.fcd.key, can_start=self.fcd.link.can_start)
+        if answer.state == "interrupted":
+            words = "The daemon ended while this was being written; what came is kept."
+            again = (self.fcd.key("retry"), "bold $text-accent"), (" answer again", "$foreground 80%")
+            return Content.assemble((f"{words}\n", "$text-warning"), *again)
+        if not answer.content:
+            words = "stopped" if answer.state == "stopped" else "The model said nothing."
+            return Content.styled(words, "$foreground 60%")
+        return None
 
     _next_flush = 0.0
-    _next_save = 0.0
 
     def _tick(self) -> None:
         """Draw what came, 20 times a second, less often when drawing is slow."""
-        now = time.monotonic()
-        if self.busy:
-            self._draw_follow()
-        if self._view is None or self._generation is None or now < self._next_flush:
+        if not self.chat.followed:
             return
-        self._view.flush()
-        self._next_flush = now + (time.monotonic() - now) * _EASE
-        if now >= self._next_save:
-            self._next_save = now + _SAVE_S
-            self.save_chat()
+        self._draw_follow()
+        now = time.monotonic()
+        if now < self._next_flush:
+            return
+        view = self.transcript.view_of(self.chat.followed)
+        if view is not None:
+            view.flush()
+            self._next_flush = now + (time.monotonic() - now) * _EASE
 
     @on(Transcript.Scrolled)
     def _draw_follow(self) -> None:
@@ -331,6 +512,8 @@ class ChatScreen(ChatActions, Screen[None]):
             hint.update(f"{glyphs.down} {what}{self.fcd.key('follow')} to follow ")
 
     def _draw_note(self) -> None:
+        if not self.query(Meter):
+            return  # the interface is being closed
         parts = []
         if self.queue:
             parts.append(f"{len(self.queue)} queued")
@@ -339,15 +522,26 @@ class ChatScreen(ChatActions, Screen[None]):
         elif self._loading:
             parts.append(f"loading {self._loading}")
         elif self.prompt.editing:
-            parts.append(f"editing the last question {self.fcd.glyphs.separator} {self.fcd.key('stop')} leave")
+            last = self.editing is not None and self.editing is self.chat.last_question()
+            what = "the last question" if last else "an earlier question"
+            parts.append(f"editing {what} {self.fcd.glyphs.separator} {self.fcd.key('stop')} leave")
         self.meter.note(f" {self.fcd.glyphs.separator} ".join(parts))
+
+    def _show_attached(self) -> None:
+        line = self.query_one("#attached", Static)
+        line.display = bool(self.attachments)
+        names = "   ".join(described(each) for each in self.attachments)
+        line.update(f" + {names}   /detach leaves them out")
+
+    def leave_editing(self) -> None:
+        self.prompt.editing, self.editing = False, None
+        self._draw_note()
 
     @on(TextArea.Changed, "#prompt")
     def _suggest(self, event: TextArea.Changed) -> None:
         self.query_one(Suggestions).show(event.text_area.text)
         if not event.text_area.text and self.prompt.editing:
-            self.prompt.editing = False
-            self._draw_note()
+            self.leave_editing()
 
     def _to_messages(self) -> None:
         self.transcript.focus_message(0)
@@ -366,3 +560,46 @@ class ChatScreen(ChatActions, Screen[None]):
             bar.place("messages")
         else:
             bar.place("prompt", "chat")
+
+    # The list beside it
+
+    def on_resize(self) -> None:
+        self._show_sidebar()
+
+    def _show_sidebar(self) -> None:
+        from tui.widgets.chat_list import ChatList
+
+        shown = self.sidebar_wanted and self.size.width >= SIDEBAR_FROM
+        found = self.query(ChatList)
+        if found:
+            found.first().display = shown
+            if shown:
+                found.first().refresh_rows()
+        elif shown:
+            chats = ChatList(self.open_from_list, self.to_prompt, id="sidebar")
+            chats.current = self.chat.id
+            self.query_one("#chat-body").mount(chats, before=0)
+
+    @property
+    def sidebar(self) -> ChatList | None:
+        """The list, while it stands beside the chat."""
+        from tui.widgets.chat_list import ChatList
+
+        found = self.query(ChatList)
+        return found.first() if found and found.first().display else None
+
+    def _mark_in_list(self) -> None:
+        if (sidebar := self.sidebar) is not None:
+            sidebar.mark(self.chat.id)
+
+    def to_prompt(self) -> None:
+        self.set_focus(self.prompt)
+
+    @work(exclusive=True, group="open")
+    async def open_from_list(self, chat: str) -> None:
+        """Show a conversation that was chosen in the list."""
+        try:
+            await self.open_chat(chat)
+        except FcdError as error:
+            self.notify(error.message, severity="error", markup=False)
+        self.to_prompt()

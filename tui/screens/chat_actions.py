@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from textual import work
 
 from fcd.errors import FcdError
-from tui.chats import Chat, new_chat, to_markdown
+from fcd.wire.chats import MAX_ATTACHMENTS, ChatMessage
+from tui.attachments import read_attachment
+from tui.chats import Conversation
 from tui.commands import Command, parse_parameter
 from tui.widgets.message import MessageView
 
@@ -41,9 +43,14 @@ class ChatActions(_Base):
             "system": self._set_system,
             "save": self._save_to,
             "theme": self._me.fcd.use_theme,
+            "rename_chat": self._rename_to,
+            "attach": self.attach_file,
+            "export_chat": self._save_to,
+            "import_chats": self._me.fcd.chat_work.take_in,
+            "preset": self._use_preset,
         }
         name = command.action.id
-        if name in takers and (command.argument or name in ("system", "save")):
+        if name in takers and (command.argument or name == "system"):
             takers[name](command.argument)
             return
         target = "app" if command.action.where == "everywhere" else "screen"
@@ -52,36 +59,53 @@ class ChatActions(_Base):
     def action_stop(self) -> None:
         me = self._me
         if me.busy:
-            me.workers.cancel_group(me, "answer")
+            me.stop_answer()
         elif me.prompt.editing:
-            me.prompt.editing = False
+            me.leave_editing()
             me.prompt.put("")
-            me._draw_note()
         elif isinstance(self.focused, MessageView):
             me.set_focus(me.prompt)
 
     async def action_retry(self) -> None:
+        """The last answer again; with an answer focused, that one."""
         me = self._me
         if me.busy:
             me.notify("An answer is being written; esc stops it.", markup=False)
-        elif me.chat.turns:
-            turn = me.chat.turns[-1]
-            await me.ask_again(turn, turn.variant.question)
+            return
+        if await me.send_unsent():
+            return
+        question = self._question_in_focus() or me.chat.last_question()
+        if question is not None and question.id:
+            await me.ask_again(question)
+
+    def _question_in_focus(self) -> ChatMessage | None:
+        message = self._focused()
+        return message.turn_view.turn.question if message is not None else None
+
+    async def action_answer_again(self) -> None:
+        await self.action_retry()
+
+    def action_edit_last(self) -> None:
+        self._edit(self._me.chat.last_question())
 
     def action_edit(self) -> None:
+        """The focused question; below an answer, the question that it answers."""
+        self._edit(self._question_in_focus() or self._me.chat.last_question())
+
+    def _edit(self, question: ChatMessage | None) -> None:
         me = self._me
-        if not me.chat.turns or me.busy:
+        if question is None or not question.id or me.busy:
             return
-        me.prompt.editing = True
+        me.prompt.editing, me.editing = True, question
         me.set_focus(me.prompt)
-        me.prompt.put(me.chat.turns[-1].variant.question)
+        me.prompt.put(question.content)
         me.prompt.at_last_prompt()
         me._draw_note()
 
     async def action_new(self) -> None:
+        """Begin anew; an answer that is being written goes on in the daemon."""
         me = self._me
-        await me.settle()
-        await me.open_chat(new_chat(me.chat.model, me.chat.system, me.chat.params))
+        await me.show_chat(Conversation(me.chat.model, me.chat.system, me.chat.params))
         me.set_focus(me.prompt)
 
     @work(exclusive=True, group="picker")
@@ -103,21 +127,18 @@ class ChatActions(_Base):
     def use_model(self, name: str) -> None:
         """Go on with another model; it is loaded at once."""
         me = self._me
-        me.chat.model = name
         me.fcd.failed_loads.discard(name)
-        me.link_changed()
+        me.run_worker(me.change(model=name), group="change")
         me.set_focus(me.prompt)
 
     @work(exclusive=True, group="picker")
     async def action_panel(self) -> None:
-        from tui.widgets.pickers import Panel
+        from tui.widgets.chat_panel import ChatPanel
 
         me = self._me
-        result = await me.fcd.push_screen_wait(Panel(me.chat.system, me.chat.params))
+        result = await me.fcd.push_screen_wait(ChatPanel(me.chat.system, me.chat.params))
         if result is not None:
-            me.chat.system, me.chat.params = result
-            me.meter.show_params(me.chat.params)
-            me.save_chat()
+            await me.change(system=result[0], params=result[1])
 
     def _set(self, text: str) -> None:
         me = self._me
@@ -126,11 +147,10 @@ class ChatActions(_Base):
         except ValueError as error:
             me.notify(str(error), severity="warning", markup=False)
             return
-        if value is None:
-            me.chat.params.pop(name, None)
-        else:
-            me.chat.params[name] = value
-        me.meter.show_params(me.chat.params)
+        params = {each: given for each, given in me.chat.params.items() if each != name}
+        if value is not None:
+            params[name] = value
+        me.run_worker(me.change(params=params), group="change")
 
     def action_system(self) -> None:
         self.action_panel()
@@ -139,50 +159,148 @@ class ChatActions(_Base):
         if not text:
             self.action_panel()
             return
-        self._me.chat.system = text
+        self._me.run_worker(self._me.change(system=text), group="change")
         self._me.notify("System prompt set.", markup=False)
 
     @work(exclusive=True, group="picker")
-    async def action_pick_chat(self) -> None:
-        from tui.widgets.pickers import Picker, chat_options, chat_texts
+    async def action_preset(self) -> None:
+        """Take a preset's system prompt and parameters."""
+        from tui.widgets.chat_panel import preset_options
+        from tui.widgets.pickers import Picker
 
         me = self._me
-        chats = me.fcd.chats.list()
-        if not chats:
-            me.notify("There are no earlier conversations.", markup=False)
+        try:
+            presets = await me.fcd.link.connected().presets()
+        except FcdError as error:
+            me.notify(error.message, severity="error", markup=False)
             return
-        chosen = await me.fcd.push_screen_wait(
-            Picker(
-                "Conversations",
-                chat_options(chats),
-                hint="type words that were said   enter open   esc close",
-                texts=chat_texts(chats),
-            )
-        )
-        chat = me.fcd.chats.load(chosen) if chosen else None
-        if chat is not None:
-            await self._open(chat)
+        if not presets:
+            me.notify(f"There are no presets yet: {me.fcd.key('panel')}, then ^e makes one.", markup=False)
+            return
+        options = preset_options(presets, removing=False)
+        chosen = await me.fcd.push_screen_wait(Picker("Presets", options, hint="enter take it   esc close"))
+        if chosen is not None:
+            self._use_preset(chosen)
 
-    async def _open(self, chat: Chat) -> None:
-        await self._me.settle()
-        await self._me.open_chat(chat)
-        self._me.set_focus(self._me.prompt)
+    def _use_preset(self, name: str) -> None:
+        self._me.run_worker(self._take_preset(name), group="change")
+
+    async def _take_preset(self, name: str) -> None:
+        me = self._me
+        try:
+            presets = await me.fcd.link.connected().presets()
+        except FcdError as error:
+            me.notify(error.message, severity="error", markup=False)
+            return
+        found = next((preset for preset in presets if preset.name.lower() == name.lower()), None)
+        if found is None:
+            known = ", ".join(preset.name for preset in presets) or "none yet"
+            me.notify(f"There is no preset '{name}'. There are: {known}.", severity="warning", markup=False)
+            return
+        await me.change(system=found.system, params=dict(found.params))
+        me.notify(f"Preset {found.name}.", timeout=2, markup=False)
+
+    @work(exclusive=True, group="picker")
+    async def action_pick_chat(self) -> None:
+        """To the list beside the chat, or the list as a window."""
+        from tui.widgets.chat_list import ChatsDialog
+
+        me = self._me
+        if (sidebar := me.sidebar) is not None:
+            sidebar.query_one("Input").focus()
+            return
+        if me.fcd.link.state != "up":
+            me.notify("The daemon keeps the chats, and it is not there.", severity="warning", markup=False)
+            return
+        chosen = await me.fcd.push_screen_wait(ChatsDialog(me.chat.id))
+        if chosen is not None:
+            me.open_from_list(chosen)
+
+    def action_sidebar(self) -> None:
+        """Show or hide the list beside the chat."""
+        from tui.screens.chat import SIDEBAR_FROM
+
+        me = self._me
+        me.sidebar_wanted = not me.sidebar_wanted
+        if me.size.width < SIDEBAR_FROM:
+            me.notify(f"The list stands beside the chat from {SIDEBAR_FROM} columns on.", markup=False)
+        me._show_sidebar()
+        me.set_focus(me.prompt)
+
+    def action_rename_chat(self) -> None:
+        if self._is_kept():
+            self._me.fcd.chat_work.rename(self._me.chat.info)
+
+    def _rename_to(self, title: str) -> None:
+        if self._is_kept():
+            self._me.fcd.chat_work.title(self._me.chat.info, title)
+
+    def action_pin_chat(self) -> None:
+        if self._is_kept():
+            self._me.fcd.chat_work.pin(self._me.chat.info)
+
+    def action_delete_chat(self) -> None:
+        if self._is_kept():
+            self._me.fcd.chat_work.delete(self._me.chat.info)
+
+    def action_undelete(self) -> None:
+        self._me.fcd.chat_work.undo()
+
+    def action_import_chats(self) -> None:
+        self._me.fcd.chat_work.take_in()
+
+    def action_export_chat(self) -> None:
+        if self._is_kept():
+            self._me.fcd.chat_work.export(self._me.chat.info)
 
     def action_save(self) -> None:
         self._save_to("")
 
-    def _save_to(self, name: str) -> None:
+    def _save_to(self, target: str) -> None:
+        if self._is_kept():
+            self._me.fcd.chat_work.export(self._me.chat.info, target or f"chat-{self._me.chat.id}.md")
+
+    def _is_kept(self) -> bool:
+        """Whether there is something yet; said when not."""
+        if not self._me.chat.id:
+            self._me.notify("Nothing was said here yet.", markup=False)
+        return bool(self._me.chat.id)
+
+    @work(exclusive=True, group="picker")
+    async def action_attach(self) -> None:
+        from tui.widgets.pickers import Ask
+
+        hint = "a text file, or an image for a model that sees   enter attach it   esc leave it"
+        name = await self._me.fcd.push_screen_wait(Ask("Attach a file", hint=hint, placeholder="FILE"))
+        if name:
+            self.attach_file(name)
+        self._me.set_focus(self._me.prompt)
+
+    def attach_file(self, name: str) -> None:
+        """Let a file go with the next question."""
         me = self._me
-        path = Path(name or f"chat-{me.chat.id}.md").expanduser()
+        if len(me.attachments) >= MAX_ATTACHMENTS:
+            me.notify(f"At most {MAX_ATTACHMENTS} files go with a question.", severity="warning", markup=False)
+            return
         try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(to_markdown(me.chat))
-        except FileExistsError:
-            me.notify(f"{path} is there already; give another name.", severity="warning", markup=False)
-        except OSError as error:
-            me.notify(f"{path} cannot be written: {error.strerror}", severity="error", markup=False)
-        else:
-            me.notify(f"Saved to {path.absolute()}", markup=False)
+            attached = read_attachment(Path(name).expanduser())
+        except ValueError as error:
+            me.notify(str(error), severity="warning", markup=False)
+            return
+        worker = me.fcd.link.worker_for(me.chat.model)
+        if attached.is_image and worker is not None and "vision" not in worker.capabilities:
+            words = f"{me.chat.model} cannot see images. {me.fcd.key('pick_model')} chooses a model that can."
+            me.notify(words, severity="warning", markup=False)
+            return
+        if attached.is_image and worker is None:
+            me.notify(f"{me.chat.model} is not loaded: whether it sees images is not known yet.", markup=False)
+            return
+        me.attachments.append(attached)
+        me._show_attached()
+
+    def action_detach(self) -> None:
+        self._me.attachments = []
+        self._me._show_attached()
 
     def action_editor(self) -> None:
         me = self._me
@@ -203,9 +321,9 @@ class ChatActions(_Base):
         self._me.transcript.follow()
 
     def action_copy_answer(self) -> None:
-        me = self._me
-        if me.chat.turns:
-            self._copy(me.chat.turns[-1].variant.text, "answer")
+        answers = [turn.said for turn in self._me.chat.turns() if turn.said]
+        if answers:
+            self._copy(answers[-1], "answer")
 
     def _copy(self, text: str, what: str) -> None:
         if text:
@@ -230,10 +348,9 @@ class ChatActions(_Base):
         return self.focused if isinstance(self.focused, MessageView) else None
 
     def action_copy_message(self) -> None:
-        message = self._focused()
-        if message is not None:
-            variant = message.turn_view.turn.variant
-            self._copy(variant.question if message.is_question else variant.text, "message")
+        view = self._focused()
+        if view is not None and view.message is not None:
+            self._copy(view.message.content, "message")
 
     def action_copy_code(self) -> None:
         message = self._focused()
@@ -252,12 +369,33 @@ class ChatActions(_Base):
         self._move_variant(1)
 
     def _move_variant(self, step: int) -> None:
-        message = self._focused()
-        if message is None or (self._me.busy and message.turn_view.turn is self._me.chat.turns[-1]):
+        """Another wording of the focused question, or another answer; with it, what followed it."""
+        me, view = self._me, self._focused()
+        message = view.message if view is not None else None
+        if view is None or message is None or not message.id:
             return
-        if message.turn_view.turn.move(step):
-            message.turn_view.show()
-            self._me.save_chat()
+        if me.busy:
+            me.notify("An answer is being written; esc stops it.", timeout=2, markup=False)
+            return
+        other = me.chat.tree.neighbour(message, step)
+        if other is not None:
+            self._choose(other, question=view.is_question)
+
+    @work(exclusive=True, group="choose")
+    async def _choose(self, message: ChatMessage, *, question: bool) -> None:
+        me, chat = self._me, self._me.chat
+        try:
+            tree = await me.fcd.link.connected().choose_message(chat.id, message.id)
+        except FcdError as error:
+            me.notify(error.message, severity="error", markup=False)
+            return
+        if chat is not me.chat:
+            return
+        chat.load(tree)
+        await me.draw_turns()
+        shown = me.transcript.view_of(message.id)
+        if shown is not None:
+            me.set_focus(shown.question if question else shown.answer, scroll_visible=False)
 
     def action_fold(self) -> None:
         message = self._focused()

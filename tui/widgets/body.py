@@ -123,6 +123,8 @@ class Body(Widget):
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """Rows as they were drawn, without Textual's cache of rows, which a change of height empties."""
+        if not self.is_attached:  # it was removed, and the screen is drawn once more before it is laid out anew
+            return [Strip.blank(crop.width)] * crop.height
         strips = [self.render_line(y) for y in crop.line_range]
         background = self.background_colors[1]
         for line_filter in self.get_line_filters():

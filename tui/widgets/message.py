@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from textual.app import ComposeResult
 from textual.content import Content
 from textual.widgets import Static
 
+from fcd.chattree import Place
+from fcd.wire.chats import ChatMessage
 from tui import formats
-from tui.chats import Turn, Variant
+from tui.attachments import described
+from tui.chats import Turn
 from tui.glyphs import Glyphs
 from tui.widgets.uniform import Uniform
 
 if TYPE_CHECKING:
     from tui.widgets.body import Body
+
+Notices = Callable[[Turn], Content | None]
+"""What stands below an answer that is over: why it failed or ended early."""
+
+_STATES = {"stopped": "stopped", "cut": "length limit", "failed": "failed", "interrupted": "interrupted"}
+
+
+def no_notice(turn: Turn) -> Content | None:
+    return None
 
 
 class MessageView(Uniform, can_focus=True):
@@ -47,6 +60,11 @@ class MessageView(Uniform, can_focus=True):
         assert isinstance(self.parent, TurnView)
         return self.parent
 
+    @property
+    def message(self) -> ChatMessage | None:
+        turn = self.turn_view.turn
+        return turn.question if self.is_question else turn.answer
+
     def notice(self, content: Content | None) -> None:
         """Tell something below the text, or nothing."""
         notice = self.query_one(".notice", Static)
@@ -55,18 +73,20 @@ class MessageView(Uniform, can_focus=True):
 
 
 class TurnView(Uniform):
-    """Both sides of a turn, showing its chosen variant."""
+    """Both sides of a turn."""
 
-    def __init__(self, turn: Turn, glyphs: Glyphs, *, shaded: bool = True, asked_at: float = 0.0) -> None:
+    def __init__(self, turn: Turn, glyphs: Glyphs, *, shaded: bool = True, notices: Notices = no_notice) -> None:
         super().__init__(classes="turn")
         self.turn = turn
         self.glyphs = glyphs
         self.question = MessageView(glyphs, question=True, shaded=shaded)
         self.answer = MessageView(glyphs, question=False, shaded=shaded)
-        self._asked_at = asked_at
+        self._notices = notices
         self._open = False
+        self._drawn: tuple[str, str] | None = None
         self._written = 0
         self._thought = 0
+        self._finished = False
 
     def compose(self) -> ComposeResult:
         yield self.question
@@ -79,88 +99,145 @@ class TurnView(Uniform):
     def _thoughts(self) -> Body:
         return cast("Body", self.answer.query_one(".thoughts"))
 
+    def update(self, turn: Turn) -> None:
+        """Show this turn; what stands already is left as it is."""
+        self.turn = turn
+        if not self.is_mounted:
+            return
+        answer = turn.answer
+        shorter = answer is not None and (
+            len(answer.content) < self._written or len(answer.reasoning) < self._thought
+        )
+        running = answer is not None and answer.is_running
+        if turn.key != self._drawn or shorter or (running and self._finished):
+            self.show()
+            return
+        self._show_question_head()
+        if running:
+            self.flush()
+        else:
+            self.finish()
+
     def show(self) -> None:
-        """Draw the chosen variant anew."""
-        variant = self.turn.variant
-        self.question.body.show_plain(variant.question)
-        when = time.strftime("  %H:%M", time.localtime(self._asked_at)) if self._asked_at else ""
-        self.question.query_one(".head", Static).update(Content.assemble(("you", "bold"), (when, "$foreground 40%")))
-        self.question.notice(None)
+        """Draw it anew."""
+        question, answer = self.turn.question, self.turn.answer
+        self._drawn = self.turn.key
+        self.question.display = question is not None
+        if question is not None:
+            self.question.body.show_plain(question.content)
+            self.question.body.display = bool(question.content)
+            names = "   ".join(described(attached) for attached in question.attachments)
+            self.question.notice(Content.styled(f"+ {names}", "$foreground 60%") if names else None)
+            self._show_question_head()
+        self.answer.display = answer is not None
         self.answer.notice(None)
         self.answer.next_code = 0
-        self._written, self._thought = len(variant.text), len(variant.reasoning)
-        self._thoughts.show(variant.reasoning)
-        self.answer.body.show(variant.text)
-        self.answer.body.display = bool(variant.text)
+        text, thoughts = (answer.content, answer.reasoning) if answer is not None else ("", "")
+        self._written, self._thought, self._finished = len(text), len(thoughts), False
+        if answer is not None and answer.is_running:
+            self._thoughts.show("")
+            self.answer.body.show("")
+            self._thoughts.feed(thoughts)
+            self.answer.body.feed(text)
+        else:
+            self._thoughts.show(thoughts)
+            self.answer.body.show(text)
+            self._conclude()
+        self.answer.body.display = bool(text)
         self.show_head()
 
     def flush(self) -> None:
         """Draw what came since the last flush."""
-        variant = self.turn.variant
-        if len(variant.reasoning) > self._thought:
-            self._thoughts.feed(variant.reasoning[self._thought :])
-            self._thought = len(variant.reasoning)
-        if len(variant.text) > self._written:
+        answer = self.turn.answer
+        if answer is None or not self.is_mounted:
+            return
+        if len(answer.content) < self._written or len(answer.reasoning) < self._thought:
+            self.show()
+            return
+        if len(answer.reasoning) > self._thought:
+            self._thoughts.feed(answer.reasoning[self._thought :])
+            self._thought = len(answer.reasoning)
+        if len(answer.content) > self._written:
             if not self._written:
                 self._thoughts.finish()
                 self.answer.notice(None)
             self.answer.body.display = True
-            self.answer.body.feed(variant.text[self._written :])
-            self._written = len(variant.text)
+            self.answer.body.feed(answer.content[self._written :])
+            self._written = len(answer.content)
         self.show_head()
 
     def finish(self) -> None:
         """The answer is complete, or as complete as it will be."""
         self.flush()
-        self._thoughts.finish()
-        self.answer.body.finish()
+        if not self._finished:
+            self._thoughts.finish()
+            self.answer.body.finish()
+        self._conclude()
         self.show_head()
+
+    def _conclude(self) -> None:
+        self._finished = True
+        self.answer.notice(self._notices(self.turn))
 
     def toggle_thoughts(self) -> None:
         self._open = not self._open
         self.show_head()
 
+    def _show_question_head(self) -> None:
+        question = self.turn.question
+        if question is None:
+            return
+        when = time.strftime("  %H:%M", time.localtime(question.created_at)) if question.created_at else ""
+        place = _place(self.turn.question_place, self.glyphs)
+        head = Content.assemble(
+            ("you", "bold"), (when, "$foreground 40%"), (f"   {place}" if place else "", "$foreground 50%")
+        )
+        self.question.query_one(".head", Static).update(head)
+
     def show_head(self) -> None:
         """Name, variant and figures of the answer; the fold of its thoughts."""
-        variant = self.turn.variant
+        answer = self.turn.answer
+        if answer is None or not self.is_mounted:
+            return
         head = self.answer.query_one(".head", Static)
-        words = _answer_head(self.turn, self.glyphs, max(20, self.answer.size.width - 3))
+        place = _place(self.turn.answer_place, self.glyphs)
+        words = _answer_head(answer, place, self.glyphs, max(20, self.answer.size.width - 3))
         if words.plain != str(head.content):
             head.update(words, layout=False)
         fold = self.answer.query_one(".fold", Static)
-        fold.display = bool(variant.reasoning)
-        self._thoughts.display = bool(variant.reasoning) and self._open
-        if variant.reasoning:
-            fold.update(_fold_line(variant, self.glyphs, self._open))
+        fold.display = bool(answer.reasoning)
+        self._thoughts.display = bool(answer.reasoning) and self._open
+        if answer.reasoning:
+            fold.update(_fold_line(answer, self.glyphs, self._open))
 
     def on_resize(self) -> None:
         self.show_head()
 
 
-def _fold_line(variant: Variant, glyphs: Glyphs, is_open: bool) -> Content:
+def _place(place: Place, glyphs: Glyphs) -> str:
+    return f"{place.at + 1}/{place.of} {glyphs.left} {glyphs.right}" if place.of > 1 else ""
+
+
+def _fold_line(answer: ChatMessage, glyphs: Glyphs, is_open: bool) -> Content:
     arrow = glyphs.unfolded if is_open else glyphs.folded
-    thinking = variant.state == "writing" and not variant.text
+    thinking = answer.is_running and not answer.content
     words = "thinking" if thinking else "thought"
-    count = len(variant.reasoning.split())
-    return Content.styled(f"{arrow} {words} {formats.seconds(variant.thought_s)}, {count} words", "$foreground 60%")
+    count = len(answer.reasoning.split())
+    return Content.styled(f"{arrow} {words} {formats.seconds(answer.thought_s)}, {count} words", "$foreground 60%")
 
 
-def _answer_head(turn: Turn, glyphs: Glyphs, width: int) -> Content:
-    variant = turn.variant
-    name = Content.styled(variant.model, "bold $text-primary")
+def _answer_head(answer: ChatMessage, place: str, glyphs: Glyphs, width: int) -> Content:
+    name = Content.styled(answer.model, "bold $text-primary")
     figures: list[str] = []
-    if variant.completion_tokens:
-        figures.append(f"{'' if variant.counted else '~'}{formats.count(variant.completion_tokens)} tok")
-    if variant.tokens_per_second:
-        figures.append(f"{formats.rate(variant.tokens_per_second)} tok/s")
-    if variant.ttft_s:
-        figures.append(f"ttft {formats.seconds(variant.ttft_s)}")
-    state = {"stopped": "stopped", "cut": "length limit", "failed": "failed"}.get(variant.state)
+    if answer.completion_tokens:
+        figures.append(f"{'' if answer.counted else '~'}{formats.count(answer.completion_tokens)} tok")
+    if answer.tokens_per_second:
+        figures.append(f"{formats.rate(answer.tokens_per_second)} tok/s")
+    if answer.ttft_s:
+        figures.append(f"ttft {formats.seconds(answer.ttft_s)}")
+    state = _STATES.get(answer.state)
     if state:
         figures.append(state)
-    place = ""
-    if len(turn.variants) > 1:
-        place = f"{turn.chosen + 1}/{len(turn.variants)} {glyphs.left} {glyphs.right}"
     separator = f" {glyphs.separator} "
     while figures and len(separator.join(figures)) + len(place) + name.cell_length + 5 > width:
         figures.pop(0 if len(figures) > 1 and not state else -1 if not state else 0)

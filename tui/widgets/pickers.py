@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,6 @@ from textual.widgets.option_list import Option
 
 from fcd.wire.admin import ModelInfo
 from tui import formats
-from tui.chats import Chat
 from tui.commands import PARAMETERS, parse_parameter
 from tui.glyphs import Glyphs
 
@@ -129,31 +127,6 @@ def model_options(models: Iterable[ModelInfo], current: str, glyphs: Glyphs) -> 
     return rows
 
 
-def chat_options(chats: Iterable[Chat]) -> list[tuple[str, Content]]:
-    """Rows for a picker of conversations."""
-    return [
-        (
-            chat.id,
-            Content.assemble(
-                (time.strftime("%d %b %H:%M  ", time.localtime(chat.changed)), "$foreground 60%"),
-                chat.name() or "(empty)",
-                (f"  {chat.model}, {len(chat.turns)} turns", "$foreground 50%"),
-            ),
-        )
-        for chat in chats
-    ]
-
-
-def chat_texts(chats: Iterable[Chat]) -> dict[str, str]:
-    """Every word of each conversation, for the filter."""
-    return {
-        chat.id: "\n".join(
-            f"{variant.question}\n{variant.text}" for turn in chat.turns for variant in turn.variants
-        ).lower()
-        for chat in chats
-    }
-
-
 class Panel(ModalScreen[tuple[str, dict[str, Any]] | None]):
     """The system prompt and the sampling parameters of a conversation."""
 
@@ -189,6 +162,12 @@ class Panel(ModalScreen[tuple[str, dict[str, Any]] | None]):
 
     @on(Input.Submitted)
     def action_apply(self) -> None:
+        read = self.read()
+        if read is not None:
+            self.dismiss(read)
+
+    def read(self) -> tuple[str, dict[str, Any]] | None:
+        """What stands here; None where it is nonsense, which is said."""
         params: dict[str, Any] = {}
         for name in self._names:
             field = self.query_one(f"#param-{name}", Input)
@@ -197,10 +176,33 @@ class Panel(ModalScreen[tuple[str, dict[str, Any]] | None]):
             except ValueError as error:
                 field.focus()
                 self.query_one("#param-help", Static).update(str(error))
-                return
+                return None
             if value is not None:
                 params[key] = value
-        self.dismiss((self.query_one("#system", TextArea).text.strip(), params))
+        return self.query_one("#system", TextArea).text.strip(), params
+
+
+class Ask(ModalScreen[str | None]):
+    """One line of text. Gives it without spaces around, or None."""
+
+    BINDINGS = [Binding("escape", "dismiss(None)", "close", priority=True)]
+
+    def __init__(self, title: str, value: str = "", *, hint: str = "", placeholder: str = "") -> None:
+        super().__init__()
+        self._title = title
+        self._value = value
+        self._hint = hint
+        self._placeholder = placeholder
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Label(self._title, classes="dialog-title", markup=False)
+            yield Input(self._value, placeholder=self._placeholder, compact=True)
+            yield Static(self._hint or "enter do it   esc leave it", classes="dialog-hint", markup=False)
+
+    @on(Input.Submitted)
+    def _done(self, event: Input.Submitted) -> None:
+        self.dismiss(event.value.strip())
 
 
 class Confirm(ModalScreen[bool]):

@@ -91,6 +91,11 @@ class Prompt(TextArea):
         self.prompts = list(prompts)
         self._at = len(self.prompts)
 
+    def remember_if_idle(self, prompts: list[str]) -> None:
+        """The same conversation has other questions now; who walks through them keeps their place."""
+        if self._at >= len(self.prompts) and not self.editing:
+            self.remember(prompts)
+
     def action_newline(self) -> None:
         start, end = self.selection
         self.replace("\n", start, end)

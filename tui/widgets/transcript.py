@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 from textual.app import ComposeResult
@@ -12,7 +13,7 @@ from textual.widget import Widget
 from tui.actions import bindings
 from tui.chats import Turn
 from tui.glyphs import Glyphs
-from tui.widgets.message import MessageView, TurnView
+from tui.widgets.message import MessageView, Notices, TurnView, no_notice
 from tui.widgets.uniform import Uniform
 
 WINDOW = 10
@@ -22,21 +23,23 @@ STEP = 6
 
 
 class Transcript(VerticalScroll, can_focus=False):
-    """Shows turns. `turns` is the chat's own list; only a window of it is mounted."""
+    """Shows turns; only a window of them is mounted. `notices` says what stands below an answer."""
 
     BINDINGS = bindings("messages")
 
     class Scrolled(Message):
         """The end came into sight or went out of it."""
 
-    def __init__(self, glyphs: Glyphs, *, shaded: bool) -> None:
+    def __init__(self, glyphs: Glyphs, *, shaded: bool, notices: Notices = no_notice) -> None:
         super().__init__(id="transcript")
+        self._notices = notices
         self._glyphs = glyphs
         self._shaded = shaded
         self._turns: Sequence[Turn] = ()
         self._first = 0
         self._loading = False
         self._height_seen = 0
+        self._drawing = asyncio.Lock()
 
     def compose(self) -> ComposeResult:
         yield Uniform(id="turns")
@@ -63,6 +66,10 @@ class Transcript(VerticalScroll, can_focus=False):
 
     async def show(self, turns: Sequence[Turn], empty: Widget) -> None:
         """Another conversation; `empty` is shown while it has no turns."""
+        async with self._drawing:
+            await self._show(turns, empty)
+
+    async def _show(self, turns: Sequence[Turn], empty: Widget) -> None:
         self._turns = turns
         self._first = max(0, len(turns) - WINDOW)
         await self._column.remove_children()
@@ -70,21 +77,39 @@ class Transcript(VerticalScroll, can_focus=False):
         await self._column.mount(*(views or [empty]))
         self.anchor()
 
-    def _view(self, turn: Turn, asked_at: float = 0.0) -> TurnView:
-        return TurnView(turn, self._glyphs, shaded=self._shaded, asked_at=asked_at)
+    def _view(self, turn: Turn) -> TurnView:
+        return TurnView(turn, self._glyphs, shaded=self._shaded, notices=self._notices)
 
-    async def add(self, turn: Turn, asked_at: float) -> TurnView:
-        """Show a new turn at the end and follow it."""
-        if not self.views:
-            await self._column.remove_children()
-        view = self._view(turn, asked_at)
-        await self._column.mount(view)
-        self.anchor()
+    async def sync(self, turns: Sequence[Turn], empty: Widget) -> None:
+        """The same conversation, perhaps with other messages: what stands already is left as it is."""
+        async with self._drawing:
+            await self._sync(turns, empty)
+
+    async def _sync(self, turns: Sequence[Turn], empty: Widget) -> None:
+        views = self.views
+        if not views or not turns or len(turns) <= self._first:
+            await self._show(turns, empty)
+            return
+        following = self.following
+        shown = list(turns[self._first :])
+        keep = next(
+            (at for at, (view, turn) in enumerate(zip(views, shown, strict=False)) if not _goes_on(view.turn, turn)),
+            min(len(views), len(shown)),
+        )
+        self._turns = turns
+        for view, turn in zip(views[:keep], shown[:keep], strict=True):
+            view.update(turn)
+        if views[keep:]:
+            await self._column.remove_children(views[keep:])
+        if shown[keep:]:
+            await self._column.mount(*(self._view(turn) for turn in shown[keep:]))
+        if following:
+            self.anchor()
         await self._prune()
-        return view
 
-    def view_of(self, turn: Turn) -> TurnView | None:
-        return next((view for view in self.views if view.turn is turn), None)
+    def view_of(self, message: str) -> TurnView | None:
+        """The turn that has this message, if it is mounted."""
+        return next((view for view in self.views if message in view.turn.key), None) if message else None
 
     async def _prune(self) -> None:
         surplus = self.views[: max(0, len(self.views) - WINDOW - STEP)]
@@ -131,3 +156,10 @@ class Transcript(VerticalScroll, can_focus=False):
         message = messages[min(max(index, 0), len(messages) - 1)]
         self.screen.set_focus(message, scroll_visible=False)
         self.scroll_to_widget(message, animate=False, top=message.size.height > self.size.height)
+
+
+def _goes_on(drawn: Turn, now: Turn) -> bool:
+    """Whether a view can go on showing: the same question, or one that the daemon has just taken."""
+    if drawn.question is None or now.question is None:
+        return drawn.key == now.key
+    return drawn.question.id == now.question.id or (not drawn.question.id and drawn.asked == now.asked)

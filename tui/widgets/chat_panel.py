@@ -1,0 +1,106 @@
+"""The panel of a conversation's system prompt and parameters, with presets that the daemon keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.content import Content
+from textual.widgets import Input, Static, TextArea
+
+from fcd.errors import FcdError
+from fcd.wire.chats import NamedPreset, Preset
+from tui.widgets.pickers import Ask, Panel, Picker
+
+if TYPE_CHECKING:
+    from tui.app import FcdApp
+
+_REMOVE = "\x00remove "
+
+
+class ChatPanel(Panel):
+    """Gives the system prompt and the parameters, or None."""
+
+    BINDINGS = [
+        Binding("ctrl+o", "load_preset", "presets", priority=True),
+        Binding("ctrl+e", "save_preset", "save as preset", priority=True),
+    ]
+
+    def __init__(self, system: str, params: Mapping[str, Any]) -> None:
+        super().__init__(system, params)
+
+    @property
+    def fcd(self) -> FcdApp:
+        return cast("FcdApp", self.app)
+
+    def compose(self) -> ComposeResult:
+        yield from super().compose()
+
+    def on_mount(self) -> None:
+        words = "enter or ^t apply   ^o take a preset   ^e keep as preset   esc leave it"
+        list(self.query(".dialog-hint").results(Static))[-1].update(words)
+
+    @work(exclusive=True, group="preset")
+    async def action_load_preset(self) -> None:
+        try:
+            presets = await self.fcd.link.connected().presets()
+        except FcdError as error:
+            self.notify(error.message, severity="error", markup=False)
+            return
+        if not presets:
+            self.notify("There are no presets yet: ^e keeps what stands here as one.", markup=False)
+            return
+        chosen = await self.fcd.push_screen_wait(Picker("Presets", preset_options(presets), hint=_hint()))
+        if chosen is None:
+            return
+        if chosen.startswith(_REMOVE):
+            await self.fcd.link.connected().delete_preset(chosen.removeprefix(_REMOVE))
+            return
+        self.put(next(preset for preset in presets if preset.name == chosen))
+
+    def put(self, preset: NamedPreset) -> None:
+        """Fill the fields; parameters of the panel that the preset leaves out become empty."""
+        self.query_one("#system", TextArea).load_text(preset.system)
+        for name in self._names:
+            value = preset.params.get(name)
+            self.query_one(f"#param-{name}", Input).value = "" if value is None else str(value)
+
+    @work(exclusive=True, group="preset")
+    async def action_save_preset(self) -> None:
+        read = self.read()
+        if read is None:
+            return
+        name = await self.fcd.push_screen_wait(Ask("Keep this as preset", placeholder="name"))
+        if not name:
+            return
+        try:
+            await self.fcd.link.connected().put_preset(name, Preset(*read))
+            self.notify(f"Kept as preset {name}.", timeout=2, markup=False)
+        except FcdError as error:
+            self.notify(error.message, severity="error", markup=False)
+
+
+def preset_options(presets: list[NamedPreset], *, removing: bool = True) -> list[tuple[str, Content]]:
+    """Rows for a picker; below them, one that removes each."""
+    rows = [(preset.name, _row(preset)) for preset in presets]
+    if removing:
+        rows += [
+            (f"{_REMOVE}{preset.name}", Content.styled(f"remove {preset.name}", "$foreground 50%"))
+            for preset in presets
+        ]
+    return rows
+
+
+def _row(preset: NamedPreset) -> Content:
+    facts = "  ".join(f"{name} {value}" for name, value in preset.params.items())
+    begins = " ".join(preset.system.split())[:40]
+    return Content.assemble(
+        (f"{preset.name:<18} ", "bold"), (facts, "$foreground 70%"), (f"  {begins}", "$foreground 50%")
+    )
+
+
+def _hint() -> str:
+    return "enter take it, or remove it   esc close"
