@@ -31,7 +31,7 @@ FAILS = (
 ENGINE = "import time\nwhile True: time.sleep(60)"
 SAMPLING = (
     *("model", "stream", "stream_options", "max_tokens", "temperature", "top_p", "top_k", "stop", "seed", "n"),
-    *("logprobs", "echo", "user", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
+    *("ignore_eos", "logprobs", "echo", "user", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
 )
 ROUTES = {
     "/v1/chat/completions": (*SAMPLING, "messages", "max_completion_tokens", "tools", "tool_choice", "response_format"),

@@ -216,7 +216,9 @@ def _utilization(options: ModelOptions, machine: Hardware, notes: list[str]) -> 
         return options.gpu_memory_utilization
     if options.gpu_memory_utilization:
         # The daemon has worked the share out from what was asked for.
-        return options.gpu_memory_utilization
+        share = options.gpu_memory_utilization
+        notes.append(f"--max-gpu-memory {options.max_gpu_memory} is --gpu-memory-utilization {share:g}.")
+        return share
     if not machine.gpus:
         raise ModelLoadError("--max-gpu-memory needs a GPU, and none is seen here.", hint="`nvidia-smi` shows them.")
     wanted, total = parse_size(options.max_gpu_memory), min(gpu.total_bytes for gpu in machine.gpus)

@@ -246,7 +246,7 @@ def test_a_models_files_are_read_as_they_are(tmp_path: Path) -> None:
     )
     (tmp_path / "tokenizer.json").write_text("broken")
     found = read_model_files(tmp_path)
-    assert (found.model_type, found.architecture, found.template, found.tokens) == ("x", "A", "t", {"<think>"})
+    assert (found.model_type, found.architecture, found.template, found.tokens) == ("x", "A", "t", frozenset({"<think>"}))
     (tmp_path / "chat_template.jinja").write_text("j")
     assert read_model_files(tmp_path).template == "j"
     assert read_model_files(tmp_path / "none") == ModelFiles()
