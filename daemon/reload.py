@@ -98,6 +98,10 @@ def apply(current: Settings, new: Settings) -> tuple[list[str], list[str]]:
             else:
                 setattr(mine, key, getattr(theirs, key))
                 changed.append(name)
+    for key in current.engines.vllm.__struct_fields__:
+        if getattr(current.engines.vllm, key) != getattr(new.engines.vllm, key):
+            setattr(current.engines.vllm, key, getattr(new.engines.vllm, key))
+            changed.append(f"engines.vllm.{key}")
     for table in ("models", "aliases"):
         mine, theirs = getattr(current, table), getattr(new, table)
         names = sorted(name for name in {*mine, *theirs} if mine.get(name) != theirs.get(name))

@@ -37,7 +37,7 @@ from daemon.supervisor.process import Spawn, spawn
 from daemon.supervisor.supervisor import Lease, Supervisor, Timing
 from fcd.builtin import is_builtin
 from fcd.errors import ApiError
-from fcd.settings import MOST_REPLICAS, DaemonSettings, Settings, write_snapshot
+from fcd.settings import MOST_REPLICAS, DaemonSettings, Settings, parse_duration, write_snapshot
 from fcd.wire.admin import DaemonEvent, EstimateReply, LoadEvent, LoadRequest, ModelInfo, ModelOptions, WorkerInfo
 from fcd.wire.devices import DeviceList
 
@@ -74,7 +74,7 @@ class Controller:
         self._devices = Devices(self._machine, self._our_workers)
         self.hub = Hub()
         self.registry = Registry()
-        self.catalog = Models(context.settings, self._has_gpu)
+        self.catalog = Models(context.settings, self._has_gpu, lambda: self._machine.totals)
         self.supervisor = Supervisor(
             paths=context.paths,
             tokens=context.security,
@@ -82,12 +82,14 @@ class Controller:
             spawn=spawn,
             prober=prober or HttpProber(self._timing.probe_timeout_s),
             memory=self._memory,
-            config=config or config_of(context.settings.daemon),
+            config=config or config_of(context.settings.daemon, sleep_ttl=context.settings.engines.vllm.sleep_ttl),
             timing=self._timing,
             controller_url=lambda: context.url,
             on_change=self._changed,
             on_gone=self._gone,
             use_sockets=hasattr(asyncio, "start_unix_server"),
+            totals=lambda: self._machine.totals,
+            refresh=self._machine.refresh,
         )
         self.heads = Heads(context, self)
         self.placements = Placements(
@@ -155,7 +157,9 @@ class Controller:
         settings = self._context.settings
         write_snapshot(self._context.paths.worker_settings, settings)
         self.stall_s = settings.daemon.stall_s
-        self.supervisor.submit(e.Reconfigured(config_of(settings.daemon, self.supervisor.state.config)))
+        sleep_ttl = settings.engines.vllm.sleep_ttl
+        config = config_of(settings.daemon, self.supervisor.state.config, sleep_ttl=sleep_ttl)
+        self.supervisor.submit(e.Reconfigured(config))
         change = Reconfigure(self, before, settings)
         await change.run(self._aliases)
         await self.catalog.refresh()
@@ -466,7 +470,7 @@ class Controller:
             model = state.models.get(known.name)
             if known.target == spec.target and model is not None:
                 workers = (state.workers[name] for name in model.workers)
-                if any(each.local and each.state in ("starting", "loading", "ready") for each in workers):
+                if any(each.local and each.state in ("starting", "loading", "ready", "asleep") for each in workers):
                     found.append(known)
         return min(found, key=lambda known: not same_launch(known, spec), default=None)
 
@@ -575,7 +579,8 @@ _RANK = {
     "stopping": 4,
     "starting": 5,
     "loading": 6,
-    "ready": 7,
+    "asleep": 7,
+    "ready": 8,
 }
 
 
@@ -584,16 +589,18 @@ def configured_names(settings: Settings) -> list[str]:
     return [*settings.models, *(name for model in settings.models.values() for name in model.adapters)]
 
 
-def config_of(settings: DaemonSettings, before: Config | None = None) -> Config:
+def config_of(settings: DaemonSettings, before: Config | None = None, *, sleep_ttl: str = "") -> Config:
     """The scheduler's bounds from the settings; what these do not say stays as it was."""
+    before = before or Config()
     return msgspec.structs.replace(
-        before or Config(),
+        before,
         max_queue=settings.max_queue,
         max_wait_s=settings.first_byte_s,
         load_stall_s=settings.load_stall_s,
         drain_s=settings.drain_s,
         heartbeat_s=settings.heartbeat_s,
         dispatch=settings.dispatch,
+        sleep_ttl_s=parse_duration(sleep_ttl) if sleep_ttl else before.sleep_ttl_s,
     )
 
 

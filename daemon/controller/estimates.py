@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from daemon.controller.models import Models
 from daemon.controller.sizes import RUNTIME_BYTES, TOKENS_COUNTED, dtype_of, size_of
+from daemon.controller.vllm_sizes import share_of_words, vllm_sizes
 from daemon.scheduler.loading import Preview, available, preview
 from daemon.scheduler.placement import CPU, gpus
-from daemon.supervisor.launch import LaunchSpec
+from daemon.supervisor.launch import LaunchSpec, Place, placed, share_of
 from daemon.supervisor.memory import MachineMemory
 from daemon.supervisor.supervisor import Supervisor
 from fcd.catalog import Reference, read_facts
@@ -32,6 +34,8 @@ class Estimates:
         reply.fits, reply.reason = found.claims is not None, f"It needs {found.reason}." if found.reason else ""
         reply.devices = self._shares(found)
         reply.unloads = list(found.leaving)
+        reply.sleeps = list(found.sleeping)
+        self._add_vllm(reply, reference, spec, found)
         return reply
 
     def _sizes(self, reference: Reference, spec: LaunchSpec, found: Preview) -> EstimateReply:
@@ -55,6 +59,20 @@ class Estimates:
             needed_bytes=size.total_bytes(tokens) + RUNTIME_BYTES,
             full_context_bytes=size.total_bytes(size.context_length),
         )
+
+    def _add_vllm(self, reply: EstimateReply, reference: Reference, spec: LaunchSpec, found: Preview) -> None:
+        """What vLLM will be told."""
+        if spec.options.engine != "vllm" or not found.claims or CPU in found.claims:
+            return
+        sizes = vllm_sizes(reference, spec.options)
+        if sizes is not None:
+            reply.needed_bytes = sizes.least
+        told = placed(spec.options, self._place(found.claims))
+        reply.gpus = len(found.claims)
+        reply.gpu_memory_utilization = told.gpu_memory_utilization or share_of_words(spec.options.engine_args)
+
+    def _place(self, claims: Mapping[str, int]) -> Place:
+        return Place(tuple(claims), share=share_of(claims, self._machine.totals, available(self._supervisor.state)))
 
     def _shares(self, found: Preview) -> list[DeviceShare]:
         free = available(self._supervisor.state)

@@ -58,5 +58,5 @@ class FastChatView:
         return [
             record
             for record in self._registry.all()
-            if record.name in workers and workers[record.name].state in ("loading", "ready")
+            if record.name in workers and workers[record.name].state in ("loading", "ready", "asleep")
         ]

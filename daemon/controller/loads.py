@@ -63,7 +63,7 @@ def load_status(controller: Controller, spec: LaunchSpec) -> LoadEvent:
     ready = next((info for info in infos if supervisor.state.workers[info.name].healthy), None)
     if ready is not None:
         return LoadEvent("ready", spec.name, worker=ready)
-    coming = next((info for info in infos if info.state in ("starting", "loading", "ready", "stopping")), None)
+    coming = next((info for info in infos if info.state in _STAGES), None)
     if coming is not None:
         return LoadEvent("progress", spec.name, progress=coming.progress or Progress(_STAGES[coming.state]))
     if spec.name in supervisor.state.pending:
@@ -77,7 +77,13 @@ def load_status(controller: Controller, spec: LaunchSpec) -> LoadEvent:
     return LoadEvent("error", spec.name, error=reason)
 
 
-_STAGES = {"starting": "starting", "loading": "loading", "ready": "checking", "stopping": "stopping the one before"}
+_STAGES = {
+    "starting": "starting",
+    "loading": "loading",
+    "ready": "checking",
+    "asleep": "waiting for memory to wake up",
+    "stopping": "stopping the one before",
+}
 
 
 def _why(worker: WorkerInfo) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
@@ -22,9 +22,12 @@ _LISTING_FRESH_S = 2.0
 class Models:
     """Turns names into launch specs."""
 
-    def __init__(self, settings: Settings, has_gpu: Callable[[], bool]) -> None:
+    def __init__(
+        self, settings: Settings, has_gpu: Callable[[], bool], totals: Callable[[], Mapping[str, int]] = dict
+    ) -> None:
         self._settings = settings
         self._has_gpu = has_gpu
+        self._totals = totals
         self._listing: list[ModelInfo] = []
         self._listed_at = float("-inf")
         self._refreshing: asyncio.Task[None] | None = None
@@ -63,7 +66,7 @@ class Models:
             shown = f"{reference.name.partition('@')[0]}@{options.quantization}"
         own = [each for each in options.model_names if each not in options.lora_modules] or [shown]
         names = [*own, *options.lora_modules]
-        needs = needs_of(reference, options, self._settings.worker, has_gpu=self._has_gpu())
+        needs = needs_of(reference, options, self._settings.worker, has_gpu=self._has_gpu(), totals=self._totals())
         size = needs.gpu if needs.allow_gpu else needs.cpu
         return LaunchSpec(
             name=names[0],

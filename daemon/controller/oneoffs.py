@@ -16,7 +16,7 @@ from daemon.supervisor.supervisor import Supervisor
 KEPT_S = 1800.0
 """How long a one-off that does not run is remembered: one that failed with its reason, one that rests to come back."""
 
-_IN_USE = ("starting", "loading", "ready", "stopping")
+_IN_USE = ("starting", "loading", "ready", "asleep", "stopping")
 
 
 class OneOffs:

@@ -82,7 +82,7 @@ class Reconfigure:
         model = self._supervisor.state.models.get(spec.name)
         for name in list(model.workers) if model is not None else []:
             worker = self._supervisor.state.workers[name]
-            if worker.local and worker.state in ("starting", "loading", "ready"):
+            if worker.local and worker.state in ("starting", "loading", "ready", "asleep"):
                 log.info("worker %s starts again, for its settings have changed", name)
                 self._supervisor.submit(e.RestartRequested(name))
 

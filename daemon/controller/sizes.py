@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from daemon.controller.vllm_sizes import vllm_needs
 from daemon.scheduler.placement import Needs
 from fcd.catalog import Estimate, Reference, estimate, read_facts
 from fcd.errors import ConfigError, invalid
@@ -15,8 +18,15 @@ TOKENS_COUNTED = 4096
 """Tokens of KV cache that a model is expected to hold at least."""
 
 
-def needs_of(reference: Reference, options: ModelOptions, defaults: WorkerSettings, *, has_gpu: bool) -> Needs:
-    """Bytes on GPUs and in RAM, and the devices that the options allow.
+def needs_of(
+    reference: Reference,
+    options: ModelOptions,
+    defaults: WorkerSettings,
+    *,
+    has_gpu: bool,
+    totals: Mapping[str, int] | None = None,
+) -> Needs:
+    """Bytes on GPUs and in RAM, and the devices that the options allow. `totals`: the whole memory of each GPU.
 
     Raises:
         ApiError: 400; `max_gpu_memory` is not a size.
@@ -28,6 +38,8 @@ def needs_of(reference: Reference, options: ModelOptions, defaults: WorkerSettin
     if wants_gpu and not has_gpu:
         # GPUs that only the worker can see, or none: it says so itself.
         return Needs(allow_gpu=False)
+    if options.engine == "vllm" and has_gpu:
+        return vllm_needs(reference, options, totals or {}, pins=pins, cap=_cap(options))
     return Needs(
         gpu=_total(size_of(reference, options, defaults, on_gpu=True)) if allow_gpu else 0,
         cpu=_total(size_of(reference, options, defaults, on_gpu=False)),
@@ -36,6 +48,7 @@ def needs_of(reference: Reference, options: ModelOptions, defaults: WorkerSettin
         pins=pins,
         count=options.num_gpus,
         cap=_cap(options),
+        kv=_kv(size_of(reference, options, defaults, on_gpu=allow_gpu)) if options.engine != "command" else 0,
     )
 
 
@@ -71,6 +84,12 @@ def _total(found: Estimate | None) -> int:
         return 0
     tokens = min(found.context_length or TOKENS_COUNTED, TOKENS_COUNTED)
     return found.total_bytes(tokens) + RUNTIME_BYTES
+
+
+def _kv(found: Estimate | None) -> int:
+    """The part of the total that is KV cache."""
+    tokens = min(found.context_length or TOKENS_COUNTED, TOKENS_COUNTED) if found is not None else 0
+    return found.total_bytes(tokens) - found.weights_bytes if found is not None else 0
 
 
 def _cap(options: ModelOptions) -> int:

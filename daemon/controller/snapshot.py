@@ -9,7 +9,7 @@ from daemon.scheduler import State, Worker
 from daemon.scheduler.placement import gpus
 from daemon.supervisor.launch import LaunchSpec
 from daemon.supervisor.local import LocalWorker
-from fcd.wire.admin import WorkerInfo
+from fcd.wire.admin import Progress, WorkerInfo
 
 
 def worker_info(
@@ -25,6 +25,8 @@ def worker_info(
     models = list(spec.all_names) if spec is not None else list(worker.models)
     info = WorkerInfo(name=worker.name, models=models, state=worker.state, local=worker.local)
     info.restarts = worker.restarts
+    if worker.turning:
+        info.progress = Progress("going to sleep" if worker.turning == "sleep" else "waking up")
     cards = gpus(state.free)
     info.gpus = [cards.index(device) for device in worker.claims if device in cards]
     info.error = "" if worker.state == "ready" and worker.healthy else worker.error
@@ -48,7 +50,7 @@ def worker_info(
 
 def _from_process(info: WorkerInfo, local: LocalWorker) -> None:
     info.pid = local.pid
-    info.progress = local.progress if info.state in ("starting", "loading") else None
+    info.progress = local.progress if info.state in ("starting", "loading") else info.progress
     info.started_at = local.started_at
     info.log = str(local.log_path) if local.log_path is not None else ""
 

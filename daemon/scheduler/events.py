@@ -205,7 +205,7 @@ class Spawn(Effect, frozen=True):
     claims: Mapping[str, int] = {}
     """Bytes that were set aside for it on each device."""
     kv_bytes: int = 0
-    """What its KV cache may take of its one device: several there must not all count on the same room. 0 is not known."""
+    """What its KV cache may take of its one device, since several there must not count on the same room; 0: unknown."""
 
 
 class Sleep(Effect, frozen=True):

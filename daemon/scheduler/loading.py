@@ -127,7 +127,17 @@ def wake(turn: Turn, worker: Worker) -> None:
 
 
 def _make_room(turn: Turn, needs: Needs, rested: Worker | None) -> None:
-    """Have those leave who must; those that can sleep do that instead, where that is enough."""
+    """Have those leave who must; those that can sleep do that instead, where that is enough.
+
+    What one that just lay down gave back may not be seen yet: nobody is sent away for that.
+    """
+    there = set(candidates(needs, turn.state.free))
+    resting = (each for each in turn.state.local_workers() if each.awake and each is not rested)
+    fresh = [each.idle_since for each in resting if there & set(each.claims)]
+    until = max(fresh, default=float("-inf")) + turn.state.config.settle_s
+    if turn.now < until:
+        turn.arm("place", "", until)
+        return
     chosen, lying = leaving(turn.state, needs, rested)
     for worker in chosen:
         if worker.name in lying:

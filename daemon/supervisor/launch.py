@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -12,6 +13,7 @@ from typing import Literal
 import msgspec
 
 import fcd
+from daemon.controller.vllm_sizes import parallel_of, share_of_words
 from daemon.scheduler.placement import Needs
 from fcd.wire.admin import ModelOptions
 
@@ -33,6 +35,10 @@ class Place(msgspec.Struct, frozen=True):
     """GPUs by UUID."""
     in_ram: bool = False
     """On the CPU, though there are GPUs."""
+    share: float = 0.0
+    """Of each GPU's whole memory, for engines that take a share of it; 0 leaves it to the engine."""
+    kv_bytes: int = 0
+    """For the KV cache; 0 leaves it to the worker."""
 
 
 class LaunchSpec(msgspec.Struct, frozen=True):
@@ -73,6 +79,8 @@ def worker_command(
     command += ["--model-names", ",".join(spec.all_names)]
     if socket:
         command += ["--socket", socket]
+    if place is not None and place.kv_bytes and spec.options.engine in ("", "transformers"):
+        command += ["--kv-bytes", str(place.kv_bytes)]
     return command + model_flags(placed(spec.options, place or Place()))
 
 
@@ -83,8 +91,32 @@ def placed(options: ModelOptions, place: Place) -> ModelOptions:
     if place.gpus:
         number = len(place.gpus) if len(place.gpus) > 1 else 0
         device = options.device.partition(":")[0]
-        return msgspec.structs.replace(options, device=device, gpus="", num_gpus=number)
+        options = msgspec.structs.replace(options, device=device, gpus="", num_gpus=number)
+        if options.engine == "vllm":
+            return _placed_vllm(options, place)
     return options
+
+
+def _placed_vllm(options: ModelOptions, place: Place) -> ModelOptions:
+    """What the user said of vLLM's own numbers stays as it is."""
+    if parallel_of(options.engine_args):
+        options = msgspec.structs.replace(options, num_gpus=0)
+    if place.share and not options.gpu_memory_utilization and not share_of_words(options.engine_args):
+        options = msgspec.structs.replace(options, gpu_memory_utilization=place.share)
+    return options
+
+
+def share_of(claims: Mapping[str, int], totals: Mapping[str, int], free: Mapping[str, int]) -> float:
+    """The share of each GPU that holds what was set aside there, no more than is free; 0: not known.
+
+    vLLM refuses to start when less than its share is free.
+    """
+    cards = {device: size for device, size in claims.items() if size > 0 and totals.get(device)}
+    if not cards or len(cards) != len(claims):
+        return 0.0
+    wanted = max(size / totals[device] for device, size in cards.items())
+    most = min(free.get(device, totals[device]) / totals[device] for device in cards)
+    return math.floor(min(wanted, most, 0.98) * 1000) / 1000
 
 
 def model_flags(options: ModelOptions) -> list[str]:

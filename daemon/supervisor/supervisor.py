@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from typing import Any
 
 import msgspec
@@ -18,11 +18,12 @@ import msgspec
 from daemon.controller.registry import Record, Registry
 from daemon.scheduler import Config, State, decide
 from daemon.scheduler import events as e
-from daemon.supervisor.launch import LaunchSpec, Place
+from daemon.supervisor.launch import LaunchSpec, Place, share_of
 from daemon.supervisor.local import LocalWorker, Tokens, clear_sockets
 from daemon.supervisor.memory import MemoryProbe
 from daemon.supervisor.probe import Prober
 from daemon.supervisor.process import Spawn
+from daemon.supervisor.turn import HttpTurner, Turner, Way
 from fcd.errors import ApiError
 from fcd.paths import Paths
 
@@ -41,6 +42,8 @@ class Timing(msgspec.Struct, frozen=True):
     """For one that just failed."""
     first_probe_s: float = 0.1
     """For one that registered and does not answer yet."""
+    turn_s: float = 120.0
+    """How long one may take to go to sleep, and to wake."""
 
 
 class Supervisor:
@@ -61,7 +64,11 @@ class Supervisor:
         on_change: Callable[[str], None],
         on_gone: Callable[[str], None],
         use_sockets: bool = True,
+        totals: Callable[[], Mapping[str, int]] = dict,
+        refresh: Callable[[], Awaitable[None]] | None = None,
+        turner: Turner | None = None,
     ) -> None:
+        """`totals`: the whole memory of each GPU; `refresh`: have the memory probe look at the GPUs again."""
         self.state = State(config=config)
         self.local: dict[str, LocalWorker] = {}
         self.registry = registry
@@ -79,6 +86,9 @@ class Supervisor:
         self._on_change = on_change
         self._on_gone = on_gone
         self._use_sockets = use_sockets
+        self._totals = totals
+        self._refresh = refresh
+        self._turner = turner or HttpTurner(timing.turn_s)
         self._inbox: deque[e.Event] = deque()
         self._busy = False
         self._last_id = 0
@@ -226,7 +236,12 @@ class Supervisor:
         worker = LocalWorker(
             name,
             self.specs[effect.model],
-            place=Place(effect.gpus, effect.in_ram),
+            place=Place(
+                effect.gpus,
+                effect.in_ram,
+                share_of(effect.claims, self._totals(), self.state.free) if effect.gpus else 0.0,
+                effect.kv_bytes,
+            ),
             paths=self._paths,
             tokens=self._tokens,
             use_sockets=self._use_sockets,
@@ -244,6 +259,26 @@ class Supervisor:
         worker.process = None
         self.read_memory(force=True)
         self.submit(e.WorkerExited(name, reason, fatal, memory))
+
+    def _sleep(self, effect: e.Sleep) -> None:
+        self._later(self._turn(effect.worker, "sleep"))
+
+    def _wake_up(self, effect: e.Wake) -> None:
+        self._later(self._turn(effect.worker, "wake"))
+
+    async def _turn(self, name: str, way: Way) -> None:
+        """Have a worker sleep or wake, and say how that ended; nothing of one whose process has changed meanwhile."""
+        local, record = self.local.get(name), self.registry.get(name)
+        reason = "It is not registered." if record is None else await self._turner(record.target, way)
+        if self._refresh is not None:
+            await self._refresh()
+        if self.local.get(name) is not local:
+            return
+        if reason:
+            log.warning("worker %s could not %s: %s", name, way, reason)
+        self.read_memory(force=True)
+        told = e.WorkerSlept if way == "sleep" else e.WorkerWoke
+        self.submit(told(name, not reason, reason))
 
     def _stop(self, effect: e.Stop) -> None:
         worker = self.local.get(effect.worker)
@@ -339,7 +374,8 @@ class Supervisor:
                 local.was_ready, local.progress = True, None
                 # What it took must be seen before it counts as loaded.
                 self.read_memory(force=True)
-                self.submit(e.WorkerReady(name, record.limit, record.status.speed))
+                sleeps = "sleep" in record.fcd.capabilities
+                self.submit(e.WorkerReady(name, record.limit, record.status.speed, sleeps))
             return
         self.submit(e.ProbeAnswered(name, ok))
 
@@ -376,6 +412,8 @@ _EFFECTS: Mapping[type[e.Effect], Callable[[Supervisor, Any], None]] = {
     e.Grant: Supervisor._grant,
     e.Refuse: Supervisor._refuse,
     e.Spawn: Supervisor._start,
+    e.Sleep: Supervisor._sleep,
+    e.Wake: Supervisor._wake_up,
     e.Stop: Supervisor._stop,
     e.Probe: Supervisor._probe,
     e.Changed: Supervisor._changed,

@@ -193,7 +193,7 @@ def load_options(options: WorkerOptions, settings: Settings) -> LoadOptions:
         max_gpu_memory=wanted.max_gpu_memory,
         max_batch=options.concurrency or defaults.max_batch,
         max_waiting=defaults.max_waiting,
-        kv_bytes=defaults.kv_bytes,
+        kv_bytes=defaults.kv_bytes or options.kv_bytes,
         lora_modules=wanted.lora_modules,
     )
 

@@ -29,6 +29,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What starts the server of the command engine; empty: as config.toml or the kind of file says."""
     concurrency: int = 0
     """How many completions run at once; 0 leaves it to the settings."""
+    kv_bytes: int = 0
+    """What the KV cache may take, where the settings say nothing; 0 is worked out from what is free."""
     heartbeat_s: float = 15.0
     drain_s: float = 30.0
     max_body_bytes: int = 32 * 1024 * 1024

@@ -37,6 +37,8 @@ class ModelFacts(msgspec.Struct, frozen=True):
     vocab_size: int = 0
     kv_values_per_token: int = 0
     """Numbers that the KV cache holds for one token, all layers together."""
+    attention_heads: int = 0
+    kv_heads: int = 0
     dtype: str = ""
     quantization: str = ""
     """The method of weights that were quantized before they were published."""
@@ -87,6 +89,8 @@ def read_facts(folder: Path) -> ModelFacts:
         hidden_size=_integer(text, "hidden_size", "n_embd", "d_model"),
         vocab_size=_integer(text, "vocab_size"),
         kv_values_per_token=kv_values_per_token(text),
+        attention_heads=_integer(text, "num_attention_heads", "n_head", "num_heads"),
+        kv_heads=_integer(text, "num_key_value_heads", "num_kv_heads"),
         dtype=str(config.get("dtype") or config.get("torch_dtype") or text.get("dtype") or ""),
         quantization=str(quantization.get("quant_method", "")) if isinstance(quantization, Mapping) else "",
         has_chat_template=_has_chat_template(folder),

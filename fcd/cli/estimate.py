@@ -88,5 +88,11 @@ def _print(found: EstimateReply, asked: bool) -> None:
         print("--load-8bit or --load-4bit make it smaller; `fcd unload` makes room.")
     for share in found.devices:
         print(f"would go to      {share.name}: {size(share.bytes)} of {size(share.free)} free")
+    if found.gpus:
+        cut = f"over {found.gpus} GPUs (tensor parallel)" if found.gpus > 1 else "on one GPU"
+        part = f"{found.gpu_memory_utilization:g}" if found.gpu_memory_utilization else "its own share"
+        print(f"vLLM runs it     {cut}, with {part} of the memory (--gpu-memory-utilization)")
+    if found.sleeps:
+        print(f"would put to sleep {', '.join(found.sleeps)}")
     if found.unloads:
         print(f"would unload     {', '.join(found.unloads)}")

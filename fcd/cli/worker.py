@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fcd.cli.command import Group, Parser, add_json, run_subcommand
-from fcd.cli.model_flags import add_model_flags, for_daemon, model_options
+from fcd.cli.model_flags import add_model_flags, for_daemon, model_options, positive
 from fcd.cli.output import print_json
 from fcd.cli.placing import TIMEOUT_S, add_place_flags, follow_placed, place_request, say_placed
 from fcd.cli.secret_file import read_secret
@@ -94,6 +94,9 @@ def _add_run(group: Group) -> None:
     )
     parser.add_argument(
         "--limit-worker-concurrency", type=int, default=0, metavar="N", help="completions that run at once"
+    )
+    parser.add_argument(
+        "--kv-bytes", type=positive, default=0, metavar="N", help="memory for the KV cache (default: by what is free)"
     )
     parser.add_argument(
         "--open",
@@ -201,6 +204,7 @@ def read_run_options(args: argparse.Namespace, *, heartbeat_s: float, drain_s: f
         address=args.worker_address,
         worker_id=args.worker_id,
         concurrency=args.limit_worker_concurrency,
+        kv_bytes=args.kv_bytes,
         heartbeat_s=heartbeat_s,
         drain_s=drain_s,
         api_key=key,

@@ -8,7 +8,9 @@ import msgspec
 
 from fcd.wire.devices import DeviceReading
 
-WorkerState = Literal["pending", "starting", "loading", "ready", "asleep", "stopping", "stopped", "backoff", "failed", "lost"]
+WorkerState = Literal[
+    "pending", "starting", "loading", "ready", "asleep", "stopping", "stopped", "backoff", "failed", "lost"
+]
 """`pending`: a cluster has no room for it yet."""
 
 
@@ -108,6 +110,12 @@ class EstimateReply(msgspec.Struct, omit_defaults=True):
     """Where it would go."""
     unloads: list[str] = []
     """Idle or busy workers that would have to leave first; busy ones finish."""
+    sleeps: list[str] = []
+    """Idle workers that would be put to sleep first."""
+    gpus: int = 0
+    """For vLLM: over how many GPUs it would be cut."""
+    gpu_memory_utilization: float = 0.0
+    """For vLLM: the share of each that it would take."""
     reason: str = ""
     """Why it does not fit."""
 

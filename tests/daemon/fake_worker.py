@@ -2,6 +2,8 @@
 
 FAKE_MODE makes it misbehave: `no_register`, `crash` (exit code 3 before registering), `error` (says why and leaves),
 `ignore_term`, `grandchild` (leaves a child of its own behind), `slow` (progress every 50 ms until FAKE_GO exists).
+`sleeper` (can be put to sleep; each time is a line in FAKE_TURNS), `insomniac` (says so and refuses),
+`oversleeper` (sleeps, and refuses to wake).
 `out_of_memory` (says that memory ran out, and leaves, until FAKE_GO exists).
 FAKE_LOG names a file to which each start appends its pid; FAKE_PIDS one for grandchildren.
 """
@@ -112,8 +114,24 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     body = json.dumps({"path": path, "pid": os.getpid(), **counts}).encode()
     if path == "/exit":
         os._exit(9)
+    if path in ("/sleep?level=1", "/wake_up"):
+        await turn(path, writer)
+        return
     writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n")
     writer.write(f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    await writer.drain()
+    writer.close()
+
+
+async def turn(path: str, writer: asyncio.StreamWriter) -> None:
+    """Go to sleep, or wake up."""
+    mode = os.environ.get("FAKE_MODE", "")
+    refused = mode == "insomniac" or (mode == "oversleeper" and path == "/wake_up")
+    with Path(os.environ["FAKE_TURNS"]).open("a") as turns:
+        turns.write(f"{os.getpid()} {path}\n")
+    body = b'{"error": {"message": "It will not."}}' if refused else b"{}"
+    status = "503 Service Unavailable" if refused else "200 OK"
+    writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
     await writer.drain()
     writer.close()
 
@@ -165,7 +183,8 @@ async def main() -> None:
         "worker_status": {"model_names": options.model_names.split(","), "speed": 1, "queue_length": 0},
         "multimodal": False,
         "fcd": {"openai_url": url, "socket": options.socket, "worker_id": options.worker_id, "pid": os.getpid(),
-                "parallel": int(os.environ.get("FAKE_PARALLEL", "4"))},
+                "parallel": int(os.environ.get("FAKE_PARALLEL", "4")),
+                "capabilities": ["chat", "sleep"] if mode in ("sleeper", "insomniac", "oversleeper") else []},
     }  # fmt: skip
     await asyncio.to_thread(post, f"{options.controller}/register_worker", registration)
     say(event="ready", address=url)
