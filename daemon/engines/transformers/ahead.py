@@ -42,6 +42,14 @@ class Flight:
         event.record(torch.cuda.current_stream(tokens.device))
         return cls(sequences, tokens, host, event)
 
+    def narrowed(self, places: list[int]) -> tuple[list[Sequence], torch.Tensor]:
+        """The sequences at these places and their tokens, chosen without waiting for the device."""
+        if len(places) == len(self.sequences):
+            return self.sequences, self.tokens
+        index = torch.tensor(places, pin_memory=self.event is not None)
+        index = index.to(self.tokens.device, non_blocking=True)
+        return [self.sequences[i] for i in places], self.tokens.index_select(0, index)
+
     def land(self) -> list[tuple[Sequence, int]]:
         """Wait for the tokens; those of sequences that have ended or were cancelled meanwhile are left out."""
         if self.event is not None:

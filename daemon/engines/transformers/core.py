@@ -140,6 +140,9 @@ class EngineCore:
             # Metal has no double precision, which drawing needs.
             logits = logits.cpu()
         if plan.prefill:
+            if logits.device.type == "cuda":
+                # What was launched is not yet done, and the pace is that of the device.
+                torch.cuda.current_stream(logits.device).synchronize()
             self._pace(sum(work.count for work in plan.prefill), self._clock() - started)
         logits, sequences = self._take_prompt_logprobs(logits, owners)
         logits, sequences = self._end_silent(logits, sequences)
@@ -156,10 +159,7 @@ class EngineCore:
         places = followers(flight, self.scheduler)
         if self._ahead is None or not places:
             return None
-        sequences, tokens = flight.sequences, flight.tokens
-        if len(places) < len(sequences):
-            sequences = [sequences[i] for i in places]
-            tokens = tokens[torch.tensor(places, device=tokens.device)]
+        sequences, tokens = flight.narrowed(places)
         logits = self._ahead.decode_ahead(sequences, tokens)
         if logits is None:
             return None

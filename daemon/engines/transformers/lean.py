@@ -54,6 +54,21 @@ class LowBit:
         return residual + self.layer.forward(x)
 
 
+@dataclass(slots=True)
+class Foreign:
+    """Layers of bitsandbytes, which cannot be merged: the same input through each, side by side."""
+
+    layers: list[Any]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        # Not the modules themselves: what is hooked onto those is added to the whole product instead.
+        outputs = [layer.forward(x) for layer in self.layers]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
+
+    def add(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return residual + self(x)
+
+
 class Product(Protocol):
     """One product of a layer, or several of the same input merged into one."""
 
@@ -91,6 +106,8 @@ class LeanDecoder:
         self._heads = config.num_attention_heads
         self._kv_heads = config.num_key_value_heads
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.waits = any(isinstance(p, Foreign) and _waits(p) for layer in layers for p in (layer.qkv, layer.down))
+        """The host waits for the device inside a step, so that no graph can hold it."""
 
     def adapt(self, wrap: Callable[[int, str, Product], Product]) -> None:
         """Put what `wrap` gives in the place of each product: it gets the layer's number (-1 for the output layer),
@@ -199,6 +216,8 @@ def _layer(module: Any, kind: AttentionKind) -> Layer | None:
 def _single(module: Any) -> Product | None:
     if isinstance(module, Int8Linear) and not module.transposed:
         return LowBit(module)
+    if _is_foreign(module):
+        return Foreign([module])
     if type(module) is not nn.Linear or module.weight.dtype not in {torch.float32, torch.bfloat16, torch.float16}:
         return None
     return Dense(module.weight, module.bias, module.weight.t())
@@ -210,7 +229,18 @@ def _merged(modules: list[Any]) -> Product | None:
         return _merged_dense(modules)
     if all(isinstance(m, Int8Linear) and not m.transposed for m in modules):
         return LowBit(_merged_int8(modules))
+    if all(_is_foreign(m) for m in modules):
+        return Foreign(list(modules))
     return None
+
+
+def _is_foreign(module: Any) -> bool:
+    return type(module).__name__ in {"Linear4bit", "Linear8bitLt"} and "bitsandbytes" in type(module).__module__
+
+
+def _waits(product: Foreign) -> bool:
+    """LLM.int8 asks the device which columns hold outliers before it goes on."""
+    return any(type(layer).__name__ == "Linear8bitLt" for layer in product.layers)
 
 
 def _merged_dense(modules: list[Any]) -> Dense:

@@ -113,7 +113,7 @@ class PackedRunner:
     @torch.inference_mode()
     def make_graphs(self, most_rows: int) -> bool:
         """Let decode steps of up to so many rows run as CUDA graphs; False where that cannot be."""
-        if self._lean is None or self._spread or not isinstance(self.store, ArenaStore):
+        if self._lean is None or self._lean.waits or self._spread or not isinstance(self.store, ArenaStore):
             return False
         self.graphs = DecodeGraphs(self._lean, self.store, self.store.keys[0].device, most_rows=most_rows)
         return True
