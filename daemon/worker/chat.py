@@ -18,6 +18,7 @@ from daemon.worker.generation import (
     Tally,
     allowed_tokens,
     check_ids,
+    check_writes,
     finish_reason,
     generate,
     sampling_params,
@@ -65,6 +66,7 @@ async def prepare_chat(worker: Worker, asked: ChatRequest) -> ChatJob:
     """
     model = worker.ready()
     info = model.engine.info
+    check_writes(info)
     check_ids(asked, info)
     use = asked.tool_use
     prompt, ids = await model.prompter.chat_prompt(

@@ -15,6 +15,7 @@ from daemon.worker.generation import (
     Tally,
     allowed_tokens,
     check_ids,
+    check_writes,
     finish_reason,
     generate_all,
     sampling_params,
@@ -49,6 +50,7 @@ async def prepare_completion(worker: Worker, asked: CompletionRequest) -> Comple
         ApiError: 400 for what the model cannot take, 503 while it is not loaded.
     """
     model = worker.ready()
+    check_writes(model.engine.info)
     check_ids(asked, model.engine.info)
     if asked.echo and model.engine.info.is_encoder_decoder:
         raise invalid("echo", "'echo' needs a model whose answer continues the prompt; this is an encoder-decoder.")

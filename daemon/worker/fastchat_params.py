@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from daemon.engines.base import GenerationRequest, SamplingParams
+from daemon.worker.generation import check_writes
 from daemon.worker.state import Worker
 from fcd.errors import ApiError
 from fcd.wire.openai_sampling import MAX_CHOICES, MAX_LOGPROBS, MAX_STOP_IDS, MAX_STOP_LENGTH, MAX_STOPS
@@ -74,6 +75,7 @@ async def generation_request(worker: Worker, params: FastChatParams) -> tuple[Ge
     """The engine's request, and the prompt's text as `echo` shows it. A long prompt is cut from the left."""
     model = worker.ready()
     info = model.engine.info
+    check_writes(info)
     ids = await model.prompter.text_ids(params.prompt)
     if not ids:
         raise ApiError(400, "'prompt' has no tokens.", param="prompt")

@@ -58,6 +58,17 @@ def truncate(ids: list[int], keep: int | None, info: EngineInfo, reserve: int) -
     return ids[-keep:]
 
 
+def check_writes(info: EngineInfo) -> None:
+    """Raises ApiError 400: the model makes embeddings alone."""
+    if "completions" not in info.capabilities:
+        raise ApiError(
+            400,
+            "This model makes embeddings and writes no text: use /v1/embeddings.",
+            code="unsupported_model",
+            param="model",
+        )
+
+
 def check_ids(request: SamplingFields, info: EngineInfo) -> None:
     """Token ids that the model does not have. Raises ApiError 400."""
     for name, ids in (("logit_bias", request.biases), ("stop_token_ids", request.stop_token_ids or ())):

@@ -14,6 +14,7 @@ from daemon.engines.base import EngineInfo, LoadOptions, LoadProgress
 from daemon.engines.transformers.core import EngineCore, Runner
 from daemon.engines.transformers.detokenizer import DetokenizerFactory
 from daemon.engines.transformers.embeddings import Embedder
+from daemon.engines.transformers.encoder import EncoderEngine
 from daemon.engines.transformers.engine import TransformersEngine
 from daemon.engines.transformers.families import has_relative_positions
 from daemon.engines.transformers.flash_rows import flash_usable
@@ -50,13 +51,16 @@ class Parts:
     adapters: Adapters | None
 
 
-def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts:
-    """Load the model and size its KV store. Slow; runs outside the event loop.
+def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts | LoadedModel:
+    """Load the model and size its KV store, which an encoder has none of. Slow; runs outside the event loop.
 
     Raises:
         ModelLoadError: with the cause and the next step.
     """
     loaded = load_model(options, progress)
+    if loaded.kind == "encoder":
+        progress("ready", 1.0, 1.0)
+        return loaded
     progress("kv cache", 0.0, 0.0)
     info = loaded.info
     device = torch.device(info.device)
@@ -178,9 +182,14 @@ def decoder_start(model: Any) -> list[int]:
     return [start] if forced is None else [start, forced]
 
 
-def build_engine(parts: Parts) -> TransformersEngine:
+def build_engine(parts: Parts | LoadedModel) -> TransformersEngine | EncoderEngine:
     """Start the engine's thread; must run inside the event loop that will use it."""
-    embedder = Embedder(parts.loaded.model, packed=parts.loaded.kind == "packed", adapters=parts.adapters)
+    if isinstance(parts, LoadedModel):
+        return EncoderEngine(parts.info, parts.tokenizer, Embedder(parts.model, packed=False, pooling=parts.pooling))
+    loaded = parts.loaded
+    embedder = Embedder(
+        loaded.model, packed=loaded.kind == "packed", adapters=parts.adapters, pooling=loaded.pooling
+    )
     return TransformersEngine(
         parts.info,
         parts.loaded.tokenizer,

@@ -7,38 +7,42 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from daemon.engines.transformers.attention import PrefillChunk, Step, running
 from daemon.engines.transformers.lora import Adapters, applied
+from daemon.engines.transformers.pooling import Pooling
 
 MAX_TOKENS = 2048
 """Tokens in one forward; longer lists of inputs take several."""
 
 
 class Embedder:
-    """Mean pooling over the last hidden states of the body (for encoder-decoder models: of the encoder), normalised.
+    """Pools the last hidden states of the body (for encoder-decoder models: of the encoder).
 
     Runs in the caller's thread beside the engine's: the weights are only read.
     """
 
-    def __init__(self, model: Any, *, packed: bool, adapters: Adapters | None = None) -> None:
+    def __init__(
+        self, model: Any, *, packed: bool, adapters: Adapters | None = None, pooling: Pooling | None = None
+    ) -> None:
         self._adapters = adapters
+        self._pooling = pooling or Pooling()
         self._model = model
         self._packed = packed
         self._lock = threading.Lock()
 
     @torch.inference_mode()
     def embed(self, inputs: Sequence[Sequence[int]], adapter: str = "") -> list[list[float]]:
-        """One vector for each list of token ids, L2-normalised."""
+        """One vector for each list of token ids."""
         vectors: list[list[float]] = []
         with self._lock:
             for group in batches(inputs, MAX_TOKENS):
-                pooled = self._pooled_packed(group, adapter) if self._packed else self._pooled_padded(group)
-                vectors.extend(F.normalize(pooled.float(), dim=-1).tolist())
+                states = self._packed_states(group, adapter) if self._packed else self._padded_states(group)
+                vectors.extend(self._pooling(hidden).tolist() for hidden in states)
         return vectors
 
-    def _pooled_packed(self, group: Sequence[Sequence[int]], adapter: str) -> torch.Tensor:
+    def _packed_states(self, group: Sequence[Sequence[int]], adapter: str) -> list[torch.Tensor]:
+        """The last hidden states of each text, `[tokens, width]`."""
         device = self._model.get_input_embeddings().weight.device
         chunks: list[PrefillChunk] = []
         first = 0
@@ -52,17 +56,16 @@ class Embedder:
         with running(Step([], chunks, None)), applied(batch):
             body = self._model.base_model
             hidden = body(input_ids=packed, position_ids=positions, use_cache=False).last_hidden_state[0]
-        return torch.stack([hidden[c.first : c.first + c.count].float().mean(0) for c in chunks])
+        return [hidden[c.first : c.first + c.count] for c in chunks]
 
-    def _pooled_padded(self, group: Sequence[Sequence[int]]) -> torch.Tensor:
+    def _padded_states(self, group: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         body = self._model.get_encoder() if self._model.config.is_encoder_decoder else self._model.base_model
         device = self._model.get_input_embeddings().weight.device
         longest = max(len(ids) for ids in group)
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in group], device=device)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in group], device=device)
-        hidden = body(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-        mean: torch.Tensor = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return mean
+        hidden = body(input_ids=ids, attention_mask=mask).last_hidden_state
+        return [states[: len(row)] for states, row in zip(hidden, group, strict=True)]
 
 
 def batches(inputs: Sequence[Sequence[int]], limit: int) -> list[list[Sequence[int]]]:

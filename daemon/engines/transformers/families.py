@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
+_WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _PLAIN_LAYERS = frozenset({"full_attention", "sliding_attention"})
 
 
@@ -22,6 +24,35 @@ def can_pack(config: Any, model_class: Any) -> bool:
         return False
     kinds = getattr(text, "layer_types", None) or ()
     return all(kind in _PLAIN_LAYERS for kind in kinds)
+
+
+def is_encoder(config: Any) -> bool:
+    """Whether a model is an encoder alone (BERT and its kin), which embeds texts and writes none.
+
+    Its family fills in masked words, and neither its classes nor its switches say that this one goes on writing.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    if config.is_encoder_decoder or getattr(config, "is_decoder", False):
+        return False
+    if type(config) not in AutoModelForMaskedLM._model_mapping:
+        return False
+    return not any(name.endswith(_WRITERS) for name in config.architectures or ())
+
+
+def has_pooler(model_class: Any) -> bool:
+    """Whether an encoder's class adds a layer for classification, which no embedding goes through."""
+    return "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+
+
+def encoder_length(model: Any, stated: int, *limits: int) -> int:
+    """The tokens that an encoder takes at once: the least of what its parts say.
+
+    RoBERTa and its kin begin to count positions behind the padding's id.
+    """
+    offset = getattr(getattr(model, "embeddings", None), "padding_idx", None)
+    stated -= offset + 1 if isinstance(offset, int) else 0
+    return min([stated, *(limit for limit in limits if limit)])
 
 
 def has_relative_positions(config: Any) -> bool:

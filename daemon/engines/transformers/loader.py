@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +18,11 @@ from daemon.engines.base import EngineInfo, LoadOptions, LoadProgress
 from daemon.engines.transformers import attention, devices
 from daemon.engines.transformers.adapter_files import AdapterFile, read_adapters
 from daemon.engines.transformers.context import context_length
-from daemon.engines.transformers.families import can_pack
+from daemon.engines.transformers.families import can_pack, encoder_length, has_pooler, is_encoder
 from daemon.engines.transformers.folder import check_folder, tokenizer_missing
 from daemon.engines.transformers.packed import packed_agrees
 from daemon.engines.transformers.placement import Placement, gpu_kv_bytes, left_in_memory, parse_bytes, place
+from daemon.engines.transformers.pooling import Pooling, read_pooling
 from daemon.engines.transformers.prequantized import check_prequantized
 from daemon.engines.transformers.progress import report_progress
 from daemon.engines.transformers.quantizer import bits_of, quantization_config
@@ -31,6 +32,8 @@ from fcd.errors import FcdError, ModelLoadError
 log = logging.getLogger("fcd.engine")
 _load_lock = threading.Lock()
 
+Kind = Literal["packed", "serial", "seq2seq", "encoder"]
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -39,10 +42,12 @@ class LoadedModel:
     model: Any
     tokenizer: Any
     info: EngineInfo
-    kind: Literal["packed", "serial", "seq2seq"]
-    """Which runner serves it."""
+    kind: Kind
+    """Which runner serves it; an encoder has none."""
     adapters: Sequence[AdapterFile] = ()
     """LoRA adapters that are to be put over it."""
+    pooling: Pooling = field(default_factory=Pooling)
+    """How its embeddings are made."""
 
 
 def load_model(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
@@ -67,6 +72,7 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
 
     folder = check_folder(options.path)
     adapters = read_adapters(options.lora_modules)
+    pooling = read_pooling(folder)
     progress("config", 0.0, 0.0)
     torch.set_num_threads(choose_threads())
     attention.register()
@@ -82,12 +88,17 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     model = _load_weights(folder, config, dtype, placement, options, progress)
     model.eval().requires_grad_(False)
     info = _describe(folder, model, tokenizer, placement.device, dtype, options)
+    if is_encoder(config):
+        longest = encoder_length(model, info.context_length, tokenizer.model_max_length, pooling.longest)
+        info = msgspec.structs.replace(info, context_length=longest, capabilities=("embeddings",), parallel=1)
+    elif pooling.longest:
+        log.info("embeddings of up to %s tokens were meant by the model's authors", pooling.longest)
     if stored:
         info = msgspec.structs.replace(info, quantization=stored)
     kind = _runner_kind(model)
     if adapters and kind != "packed":
         raise no_adapters(options)
-    return LoadedModel(model, tokenizer, info, kind, adapters)
+    return LoadedModel(model, tokenizer, info, kind, adapters, pooling)
 
 
 def no_adapters(options: LoadOptions) -> ModelLoadError:
@@ -122,7 +133,9 @@ def explain(error: Exception, options: LoadOptions) -> ModelLoadError:
     )
 
 
-def _runner_kind(model: Any) -> Literal["packed", "serial", "seq2seq"]:
+def _runner_kind(model: Any) -> Kind:
+    if is_encoder(model.config):
+        return "encoder"
     if model.config.is_encoder_decoder:
         return "seq2seq"
     if model.config._attn_implementation != attention.NAME:
@@ -152,13 +165,16 @@ def _load_weights(
     options: LoadOptions,
     progress: LoadProgress,
 ) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    ours = can_pack(config, kind._model_mapping.get(type(config), None))
+    kind = AutoModel if is_encoder(config) else kind
+    ours = kind is not AutoModel and can_pack(config, kind._model_mapping.get(type(config), None))
     if options.lora_modules and not ours:
         raise no_adapters(options)
     extra = dict(placement.arguments)
+    if kind is AutoModel and has_pooler(AutoModel._model_mapping[type(config)]):
+        extra["add_pooling_layer"] = False
     if bits := bits_of(options.quantization):
         extra["quantization_config"] = quantization_config(bits, placement.device, dtype)
     _say_what_stays(folder, placement, bits, progress)
@@ -213,7 +229,8 @@ def _describe(
 def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """Every id that ends an answer: the generation config's, the model config's and the tokenizer's."""
     found: list[int] = []
-    for value in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
+    for owner in (getattr(model, "generation_config", None), model.config, tokenizer):
+        value = getattr(owner, "eos_token_id", None)
         for item in value if isinstance(value, list | tuple) else [value]:
             if isinstance(item, int) and item not in found:
                 found.append(item)
