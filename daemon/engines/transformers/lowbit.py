@@ -59,6 +59,8 @@ def dequantized_product(x: torch.Tensor, weight: torch.Tensor, scale: torch.Tens
 
 Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 PRODUCTS: tuple[Product, ...] = (packed_product, int8_product, dequantized_product)
+WHOLE_INPUTS: tuple[Product, ...] = (packed_product, dequantized_product)
+"""Those that round the weights only."""
 
 
 class Kernels:
@@ -91,7 +93,13 @@ def choose_kernels(time_of: Callable[[Product, int], float], products: tuple[Pro
     return Kernels(steps)
 
 
-def measure_kernels(outputs: int, inputs: int, dtype: torch.dtype, device: torch.device) -> Kernels:
+def measure_kernels(
+    outputs: int,
+    inputs: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    products: tuple[Product, ...] = PRODUCTS,
+) -> Kernels:
     """Time the products on one layer's shape on this machine; about 0.1 s."""
     weight = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8, device=device)
     scale = torch.ones(outputs, device=device)
@@ -108,7 +116,7 @@ def measure_kernels(outputs: int, inputs: int, dtype: torch.dtype, device: torch
             return float("inf")
         return best
 
-    return choose_kernels(time_of)
+    return choose_kernels(time_of, products)
 
 
 class LowBit(nn.Module):
@@ -171,6 +179,8 @@ class Int8Linear(LowBitLinear):
     """int8 codes `[out, in]` and an fp32 scale for each output."""
 
     kernels = Kernels()
+    whole_inputs = False
+    """Its inputs have outliers: no kernel that rounds them to int8."""
 
     def encode(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return quantize_rows(weight.T.contiguous() if self.transposed else weight)

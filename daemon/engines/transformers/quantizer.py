@@ -11,7 +11,16 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from daemon.engines.transformers.lowbit import GROUP, Int4Linear, Int8Embedding, Int8Linear, LowBit, measure_kernels
+from daemon.engines.transformers.experts import PARTS, LowBitExperts, is_stacked
+from daemon.engines.transformers.lowbit import (
+    GROUP,
+    WHOLE_INPUTS,
+    Int4Linear,
+    Int8Embedding,
+    Int8Linear,
+    LowBit,
+    measure_kernels,
+)
 from fcd.errors import ModelLoadError
 
 METHOD = "fcd_lowbit"
@@ -64,11 +73,15 @@ def _classes() -> Any:
             self, input_dict: dict[str, Any], model: Any = None, missing_keys: Any = None, **kwargs: Any
         ) -> dict[str, torch.Tensor]:
             for name, value in input_dict.items():
-                module, _ = get_module_from_name(model, name)
-                module.take(value[0] if isinstance(value, list) else value)
+                module, part = get_module_from_name(model, name)
+                tensor = value[0] if isinstance(value, list) else value
+                if isinstance(module, LowBitExperts):
+                    module.take(part, tensor)
+                else:
+                    module.take(tensor)
                 # Both flags: some families' weight initialisation reaches into their children's tensors.
                 module._is_hf_initialized = True
-                module.weight._is_hf_initialized = True
+                getattr(module, part)._is_hf_initialized = True
                 if missing_keys is not None:
                     missing_keys.discard(name)
             return {}
@@ -85,7 +98,9 @@ def _classes() -> Any:
 
         def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
             module, name = get_module_from_name(model, param_name)
-            return isinstance(module, LowBit) and name == "weight"
+            return (isinstance(module, LowBit) and name == "weight") or (
+                isinstance(module, LowBitExperts) and name in PARTS
+            )
 
         def get_quantize_ops(self) -> Any:
             return Quantize()
@@ -115,6 +130,10 @@ def replace_modules(model: Any, bits: int) -> None:
     The output layer and the embedding are 8-bit also when the rest is 4-bit: they decide which token wins. Layers whose
     shape has no 4-bit form are 8-bit too. Mixture-of-experts routers, and what state-space models multiply by hand, are
     small and stay as they are.
+
+    T5 asks that its `wo` layers stay in fp32: their outputs overflow fp16. Their weights lose little by 8 bits, and
+    they never get fewer; what goes in has outliers, so it is not rounded to int8 (`whole_inputs`); and in fp16 models
+    they answer in fp32.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -122,11 +141,14 @@ def replace_modules(model: Any, bits: int) -> None:
     tied = {key.removesuffix(".weight") for pair in _tied_keys(model).items() for key in pair}
     kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
     for name, module in list(model.named_modules()):
-        if any(part in kept for part in name.split(".")) or _keeps_format(name):
+        is_wo = name.endswith(".wo") and "wo" in kept and type(module) is nn.Linear
+        if (any(part in kept for part in name.split(".")) and not is_wo) or _keeps_format(name):
             continue
         with torch.device("meta"):
             if type(module) in {nn.Linear, Conv1D} or type(module).__name__ == "FalconLinear":
-                new: nn.Module = _linear(module, 8 if module is head else bits)
+                new: nn.Module = _linear(module, 8 if module is head or is_wo else bits, whole_inputs=is_wo)
+            elif is_stacked(module):
+                new = LowBitExperts(module, bits)
             elif isinstance(module, nn.Embedding) and name in tied:
                 new = Int8Embedding(
                     module.num_embeddings,
@@ -148,12 +170,18 @@ def _keeps_format(name: str) -> bool:
     return name.rsplit(".", 1)[-1] in {"gate", "router", "dt_proj"}
 
 
-def _linear(module: Any, bits: int) -> nn.Module:
+def _linear(module: Any, bits: int, *, whole_inputs: bool = False) -> nn.Module:
     transposed = not isinstance(module, nn.Linear)
     inputs, outputs = (module.weight.shape[0], module.nf) if transposed else (module.in_features, module.out_features)
     fits = inputs % GROUP == 0 and outputs % 16 == 0
     kind = Int4Linear if bits == 4 and fits else Int8Linear
-    return kind(inputs, outputs, bias=module.bias is not None, dtype=module.weight.dtype, transposed=transposed)
+    dtype = module.weight.dtype
+    if whole_inputs and dtype == torch.float16:
+        dtype = torch.float32
+    layer = kind(inputs, outputs, bias=module.bias is not None, dtype=dtype, transposed=transposed)
+    if isinstance(layer, Int8Linear):
+        layer.whole_inputs = whole_inputs
+    return layer
 
 
 def finish(model: Any) -> None:
@@ -169,12 +197,14 @@ def finish(model: Any) -> None:
             if isinstance(module, LowBit) and isinstance(given, LowBit) and module is not given:
                 module.hold(given.codes, given.scale)
     for name, module in model.named_modules():
-        if isinstance(module, LowBit) and not module.loaded:
+        if isinstance(module, LowBit | LowBitExperts) and not module.loaded:
             raise ModelLoadError(f"The checkpoint has no weights for '{name}'.", hint="Download the model again.")
     layers = [m for m in model.modules() if isinstance(m, Int8Linear)]
     if not layers:
         return
     typical = sorted(layers, key=lambda m: m.codes.numel())[len(layers) // 2]
-    kernels = measure_kernels(typical.out_features, typical.in_features, typical.dtype, typical.codes.device)
+    shape = (typical.out_features, typical.in_features, typical.dtype, typical.codes.device)
+    kernels = measure_kernels(*shape)
+    whole = measure_kernels(*shape, WHOLE_INPUTS) if any(layer.whole_inputs for layer in layers) else kernels
     for layer in layers:
-        layer.kernels = kernels
+        layer.kernels = whole if layer.whole_inputs else kernels

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from daemon.engines.base import Engine, LoadOptions
+from daemon.engines.transformers.experts import PARTS, LowBitExperts, is_stacked
 from daemon.engines.transformers.loader import load_model, weight_bytes
 from daemon.engines.transformers.lowbit import (
     PRODUCTS,
+    WHOLE_INPUTS,
     Int4Linear,
     Int8Linear,
     choose_kernels,
@@ -83,7 +85,9 @@ def test_measuring_gives_a_product_for_any_number_of_rows() -> None:
     assert {kernels.product(n) for n in (1, 33, 10**6)} <= set(PRODUCTS)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2", "t5", "bart", "mamba", "falcon"])
+@pytest.mark.parametrize(
+    "family", ["llama", "gemma3_text", "gpt2", "t5", "bart", "mamba", "falcon", "mixtral", "gpt_oss"]
+)
 def test_a_model_in_8_bit_is_close_and_smaller(family: str) -> None:
     path = str(tiny_model(family))
     stages: list[tuple[str, float, float]] = []
@@ -116,3 +120,47 @@ def test_a_quantised_engine_answers_the_same_in_company(quantization: str) -> No
         assert engine.info.memory_bytes < 400_000
 
     with_engine("qwen3", test, quantization=quantization)
+
+
+@pytest.mark.parametrize(("family", "bits"), [("mixtral", 8), ("mixtral", 4), ("gpt_oss", 8)])
+def test_stacked_experts_compute_what_they_did(family: str, bits: int) -> None:
+    """GPT-OSS's are transposed, interleaved and have biases; Mixtral's are plain."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model(family)).eval()
+    original = next(module for module in model.modules() if is_stacked(module))
+    replaced = LowBitExperts(original, bits)
+    for name, parameter in original.named_parameters(recurse=False):
+        if name in PARTS:
+            replaced.take(name, parameter.data)
+        else:
+            setattr(replaced, name, parameter)
+    torch.manual_seed(0)
+    hidden, weights = torch.randn(9, 64), torch.rand(9, 2)
+    chosen = torch.stack([torch.randperm(4)[:2] for _ in range(9)])
+    with torch.no_grad():
+        want, got = original(hidden, chosen, weights), replaced(hidden, chosen, weights)
+    assert relative_error(got, want) < (0.03 if bits == 8 else 0.25)
+    assert replaced.loaded
+    held = sum(buffer.nbytes for buffer in replaced.buffers())
+    assert held < sum(p.nbytes for n, p in original.named_parameters() if n in PARTS) * (0.3 if bits == 8 else 0.2)
+
+
+@pytest.mark.parametrize(
+    ("family", "quantization", "share"),
+    [("mixtral", "8bit", 0.3), ("mixtral", "4bit", 0.2), ("t5", "8bit", 0.3), ("t5", "4bit", 0.22)],
+)
+def test_experts_and_the_outputs_of_t5_are_small_too(family: str, quantization: str, share: float) -> None:
+    path = str(tiny_model(family))
+    small = load_model(LoadOptions(path=path, quantization=quantization), lambda *p: None)
+    full = load_model(LoadOptions(path=path), lambda *p: None)
+    assert weight_bytes(small.model) < share * weight_bytes(full.model)
+
+
+def test_what_goes_into_t5s_outputs_is_never_rounded_to_int8() -> None:
+    model = load_model(LoadOptions(path=str(tiny_model("t5")), quantization="4bit"), lambda *p: None).model
+    layers = [module for name, module in model.named_modules() if name.endswith(".wo")]
+    assert layers
+    for layer in layers:
+        assert isinstance(layer, Int8Linear)
+        assert {layer.kernels.product(rows) for rows in (1, 8, 64, 1000)} <= set(WHOLE_INPUTS)
