@@ -69,8 +69,8 @@ def _from_registration(info: WorkerInfo, record: Record, busy: int, queued: int)
     info.prompt_tokens, info.generated_tokens = gauges.prompt_tokens, gauges.generated_tokens
     info.capabilities = list(said.capabilities)
     info.adapters = list(said.adapters)
-    if said.parallel and busy > said.parallel:
     info.notes = list(said.notes)
+    if said.parallel and busy > said.parallel:
         info.running, info.waiting = said.parallel, queued + busy - said.parallel
     if not record.local:
         info.started_at = record.registered_at
