@@ -92,7 +92,7 @@ _SIGNS: Final = (
         "Free some, or give a smaller model.",
     ),
     _sign(
-        r"(?:Address already in use|EADDRINUSE)",
+        r"(?:Errno 98\]|EADDRINUSE|Address already in use(?!\. Retrying))",
         "A port that vLLM wants is taken by another program.",
         "It is tried again with another; `ss -ltnp` shows who has which.",
         "other_port",
