@@ -159,12 +159,13 @@ class WorkerHost:
 
     def _spawn(self, launch: dict[str, Any]) -> subprocess.Popen[bytes]:
         # `-m` would import from the current folder first, whatever lies there; -P forbids that.
-        command = [sys.executable, "-P", "-m", "fcd", "worker", "run", *launch["arguments"]]
+        command = [sys.executable, "-P", "-m", "fcd", "worker", "run"]
         command += ["--controller", launch["controller"], "--port", "0"]
         if launch["on_loopback"]:
             command += ["--host", "127.0.0.1"]
         elif not self._node.startswith("127."):
             command += ["--host", self._node]
+        command += launch["arguments"]
         env = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_FOR_WORKERS)}
         env.update(FCD_JOIN_TOKEN=launch["token"], FCD_PARENT_WATCH="1", PYTHONUNBUFFERED="1")
         if not launch["gpus"]:

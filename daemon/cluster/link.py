@@ -24,6 +24,10 @@ _ASK_S = 40.0
 _END_S = 2.0
 _LONGEST_LINE = 16 * 2**20
 
+_CLIENT_HINT = (
+    "Where the head's logs say that a SpecificServer's startup failed, start the head again with "
+    "GRPC_ENABLE_FORK_SUPPORT=0 in its environment."
+)
 INSTALL = "pip install 'fcd[ray]'"
 
 
@@ -115,8 +119,11 @@ class AgentLink:
             reply = msgspec.json.decode(line, type=Reply)
         except TimeoutError:
             await self._end()
+            client = self._cluster.startswith("ray://")
             raise AgentError(
-                f"The cluster {self._cluster} does not answer within {limit_s:g} s.", code="cluster_unreachable"
+                f"The cluster {self._cluster} does not answer within {limit_s:g} s.",
+                hint=_CLIENT_HINT if client else "",
+                code="cluster_unreachable",
             ) from None
         except (OSError, ValueError):
             await self._end()

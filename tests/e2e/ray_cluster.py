@@ -84,6 +84,8 @@ def ray_cluster(*, token: str = TOKEN, client_port: int = 0) -> Iterator[RayClus
         # Ray would otherwise put another address in the place of 127.0.0.1.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Without it, what Ray's client server starts for a client dies of gRPC's handlers for fork() now and then.
+        "GRPC_ENABLE_FORK_SUPPORT": "0",
         "RAY_health_check_initial_delay_ms": "1000",
         "RAY_health_check_period_ms": "500",
         "RAY_health_check_timeout_ms": "1000",

@@ -111,7 +111,10 @@ def test_a_cluster_places_workers_and_brings_them_back(cluster: RayCluster, tmp_
         pids = {name: found[name]["pid"] for name in (FIRST, SECOND)}
 
         # A killed daemon leaves the cluster's workers as they are, and the next one finds them.
-        os.kill(home.status()["pid"], signal.SIGKILL)
+        daemon = psutil.Process(home.status()["pid"])
+        (agent,) = daemon.children()
+        daemon.kill()
+        wait_for(lambda: not is_running(agent.pid), within=10, what="the agent ends with the daemon")
         home.fcd("daemon", "start")
         found = all_ready(home, FIRST, SECOND)
         assert {name: found[name]["pid"] for name in (FIRST, SECOND)} == pids

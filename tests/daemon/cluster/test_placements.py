@@ -1,0 +1,248 @@
+"""The daemon's side of a cluster, with a cluster that is a table in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from daemon.cluster.messages import AgentError, HostStatus, Launch, Node, Picture, Seen
+from daemon.store.placements import Need
+from fcd.errors import ApiError
+from fcd.wire.admin import LoadRequest, ModelOptions, PlaceRequest
+from tests.daemon.controller.harness import Daemon, running, until
+
+NAME = "guide-mini-ray-1"
+
+
+class FakeCluster:
+    """What an agent would say. It outlives the daemons that use it."""
+
+    def __init__(self) -> None:
+        self.placed: dict[str, Launch] = {}
+        self.seen: dict[str, Seen] = {}
+        self.calls: list[tuple[str, str]] = []
+        self.nodes = [Node("n", "127.0.0.1", "here", {"CPU": 4}, {"CPU": 4})]
+        self.problem: AgentError | None = None
+        self.connected = False
+
+    async def connect(self) -> None:
+        self._check()
+        self.connected = True
+
+    async def picture(self, actors: list[str], prefix: str) -> Picture:
+        self._check()
+        return Picture(self.nodes, {name: seen for name, seen in self.seen.items() if name.startswith(prefix)})
+
+    async def place(self, actor: str, need: Need, launch: Launch, siblings: list[str]) -> None:
+        self._check()
+        self.calls.append(("place", actor))
+        self.placed[actor] = launch
+        self.says(actor, "starting")
+
+    async def call(self, actor: str, method: Any, *, amount: float = 0.0, launch: Launch | None = None) -> list[str]:
+        self._check()
+        self.calls.append((method, actor))
+        if method == "stop":
+            self.says(actor, "stopped")
+        if method == "update" and launch is not None:
+            self.placed[actor] = launch
+            self.says(actor, "starting")
+        return ["a line"] if method == "logs" else []
+
+    async def remove(self, actor: str) -> None:
+        self._check()
+        self.calls.append(("remove", actor))
+        self.seen.pop(actor, None)
+
+    async def close(self) -> None:
+        self.connected = False
+
+    def says(self, actor: str, state: Any, error: str = "") -> None:
+        status = HostStatus(state, error, pid=7, node="127.0.0.1", controller=self.placed[actor].controller)
+        self.seen[actor] = Seen("CREATED", "n", True, status)
+
+    def _check(self) -> None:
+        if self.problem is not None:
+            self.connected = False
+            raise self.problem
+
+    @property
+    def actor(self) -> str:
+        (name,) = self.placed
+        return name
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
+    made = FakeCluster()
+    monkeypatch.setattr("daemon.cluster.placements.AgentLink", lambda cluster, **_: made)
+    monkeypatch.setattr("daemon.cluster.keeper._STEADY_S", 0.1)
+    monkeypatch.setattr("daemon.cluster.keeper._SOON_S", 0.05)
+    monkeypatch.setattr("daemon.cluster.keeper._RETRY_S", (0.05,))
+    return made
+
+
+async def start(daemon: Daemon, replicas: int = 0, **options: Any) -> Any:
+    request = LoadRequest("guide-mini", ModelOptions(**options), replicas, PlaceRequest("ray"))
+    return await daemon.controller.start_worker(request)
+
+
+def shown(daemon: Daemon, name: str = NAME) -> Any:
+    return daemon.controller.worker(name)
+
+
+async def register(daemon: Daemon, token: str, *models: str) -> int:
+    body = {
+        "worker_name": "http://127.0.0.1:9",
+        "check_heart_beat": True,
+        "worker_status": {"model_names": list(models), "speed": 1, "queue_length": 0},
+    }
+    answer = await daemon.http.post("/register_worker", json=body, headers={"Authorization": f"Bearer {token}"})
+    return answer.status_code
+
+
+def test_a_worker_is_placed_shown_and_removed(cluster: FakeCluster, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon:
+            info = await start(daemon)
+            assert (info.name, info.state, info.on, info.local) == (NAME, "starting", "ray", False)
+            launch = cluster.placed[cluster.actor]
+            assert launch.controller == daemon.url
+            assert launch.arguments[:3] == ("guide-mini", "--model-names", "guide-mini")
+            assert await daemon.controller.log_lines(NAME, 5) == ["a line"]
+            await daemon.controller.restart(NAME)
+            assert ("restart", cluster.actor) in cluster.calls
+
+            # Its token is for its own model, which is this machine's too; it enters under its own name.
+            assert await register(daemon, launch.token, "another") == 403
+            assert await register(daemon, launch.token, "guide-mini") == 200
+            assert shown(daemon).address == "http://127.0.0.1:9"
+            stranger = (await daemon.join_token())["Authorization"].removeprefix("Bearer ")
+            assert await register(daemon, stranger, "guide-mini") == 409
+
+            await daemon.controller.stop_worker(NAME)
+            assert await register(daemon, launch.token, "guide-mini") == 401
+            await until(lambda: shown(daemon) is None)
+            assert cluster.seen == {}
+            assert [call for call, _ in cluster.calls][-2:] == ["stop", "remove"]
+            await until(lambda: not cluster.connected)
+
+    asyncio.run(main())
+
+
+def test_a_daemon_that_starts_again_adopts_what_runs(cluster: FakeCluster, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon:
+            await start(daemon, replicas=2)
+            before = daemon.url
+        assert len(cluster.seen) == 2
+        placed = [call for call in cluster.calls if call[0] == "place"]
+        actor = next(iter(cluster.placed))
+        async with running(tmp_path) as daemon:
+            assert daemon.url != before
+            # It listens at another address now, which its workers are told.
+            await until(lambda: all(launch.controller == daemon.url for launch in cluster.placed.values()))
+            assert [call for call in cluster.calls if call[0] == "place"] == placed
+            assert await register(daemon, cluster.placed[actor].token, "guide-mini") == 200
+            # What the cluster lost altogether is placed again, with a new token.
+            token = cluster.placed[actor].token
+            del cluster.seen[actor]
+            await until(lambda: cluster.placed[actor].token != token)
+            assert await register(daemon, token, "guide-mini") == 401
+
+    asyncio.run(main())
+
+
+def test_fewer_or_more_replicas_and_other_options(cluster: FakeCluster, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon:
+            await start(daemon, replicas=2)
+            await start(daemon)
+            assert len(cluster.seen) == 2
+            await start(daemon, replicas=1)
+            await until(lambda: len(daemon.controller.workers()) == 1)
+            await start(daemon, replicas=3)
+            assert len(cluster.seen) == 3
+            with pytest.raises(ApiError) as refused:
+                await start(daemon, num_gpus=1)
+            assert refused.value.status == 409
+
+    asyncio.run(main())
+
+
+def test_a_cluster_that_cannot_be_used_is_an_error_and_leaves_nothing(cluster: FakeCluster, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon:
+            cluster.problem = AgentError("Ray is not installed here.", hint="Install it.", code="no_ray")
+            with pytest.raises(ApiError) as refused:
+                await start(daemon)
+            assert (refused.value.status, refused.value.message) == (501, "Ray is not installed here. Install it.")
+            assert daemon.controller.workers() == []
+            cluster.problem = None
+            cluster.nodes = [Node("n", "192.0.2.7", "far", {"CPU": 1})]
+            with pytest.raises(ApiError) as refused:
+                await start(daemon)
+            assert refused.value.code == "not_reachable"
+            assert "--host 0.0.0.0" in refused.value.message
+            assert cluster.placed == {}
+
+    asyncio.run(main())
+
+
+def test_what_was_stopped_while_the_cluster_is_away_is_removed_when_it_is_back(
+    cluster: FakeCluster, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon:
+            await start(daemon)
+            cluster.problem = AgentError("It is away.", code="cluster_unreachable")
+            await until(lambda: "It is away." in shown(daemon).error)
+            await daemon.controller.stop_worker(NAME)
+            assert shown(daemon).state == "stopping"
+        async with running(tmp_path) as daemon:
+            assert shown(daemon).name == NAME
+            cluster.problem = None
+            await until(lambda: shown(daemon) is None)
+            assert cluster.seen == {}
+
+    asyncio.run(main())
+
+
+def test_requests_wait_for_what_comes_and_are_told_why_nothing_comes(cluster: FakeCluster, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon:
+            await start(daemon)
+            waiting = asyncio.ensure_future(daemon.controller.acquire("guide-mini"))
+            await asyncio.sleep(0.2)
+            assert not waiting.done()
+            assert daemon.spawn.commands == []
+            cluster.seen[cluster.actor] = msgspec.structs.replace(cluster.seen[cluster.actor], group="PENDING")
+            with pytest.raises(ApiError) as refused:
+                await waiting
+            assert refused.value.status == 503
+            assert "pending" in refused.value.message
+            cluster.says(cluster.actor, "failed", "No such model.")
+            await until(lambda: shown(daemon).state == "failed")
+            with pytest.raises(ApiError) as refused:
+                await daemon.controller.acquire("guide-mini")
+            assert "No such model." in refused.value.message
+
+    asyncio.run(main())
+
+
+def test_only_workers_can_be_placed(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon:
+            request = LoadRequest("guide-mini", place=PlaceRequest("ray"))
+            for path in ("/api/models/load", "/api/models/estimate"):
+                body = msgspec.json.encode(request)
+                headers = {**daemon.admin, "Content-Type": "application/json"}
+                answer = await daemon.http.post(path, content=body, headers=headers)
+                assert answer.status_code == 400
+                assert answer.json()["error"]["param"] == "place"
+
+    asyncio.run(main())
