@@ -253,7 +253,8 @@ def draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     index = torch.searchsorted(inside, target - before, right=True)
     # Rounding can point past the last possible token of the block: step back onto it.
     last = size - 1 - (chosen.flip(-1) > 0).to(torch.int8).argmax(-1, keepdim=True)
-    return (block * size + torch.minimum(index, last)).squeeze(1)
+    # A row that is not a number (a model that overflows) points anywhere; on a GPU that would end the process.
+    return (block * size + torch.minimum(index, last)).squeeze(1).clamp_(max=n - 1)
 
 
 def _draw_by_id(weights: torch.Tensor, ids: torch.Tensor, vocab: int, uniform: torch.Tensor) -> torch.Tensor:

@@ -168,3 +168,10 @@ def test_logprobs_are_of_the_raw_distribution() -> None:
     assert chosen == pytest.approx([float(table[0, 3]), float(table[1, 4])])
     assert ids[0] == table[0].topk(5).indices.tolist()
     assert values[1] == pytest.approx(table[1].topk(5).values.tolist())
+
+
+@pytest.mark.parametrize("row", [RowParams(), RowParams(top_k=3), RowParams(top_p=0.5), RowParams(min_p=0.2)])
+def test_logits_that_are_no_numbers_still_give_a_token_that_exists(row: RowParams) -> None:
+    for vocab in (50, 1000):
+        token = choose(torch.full((1, vocab), torch.nan), [row], [5])[0]
+        assert 0 <= token < vocab
