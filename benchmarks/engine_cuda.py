@@ -128,6 +128,7 @@ async def check_family(report: Report, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).cuda().eval()
     engine = await load(folder)
     core = engine._core
+    broken = watch_numbers(core._runner)
     report("graphs", core._ahead is not None)
     report("store", type(core._runner.store).__name__)
     answers = await asyncio.gather(*(answer(engine, prompt, 60) for prompt in prompts))
@@ -159,8 +160,34 @@ async def check_family(report: Report, folder: Path) -> None:
         *(answer(engine, prompts[3], 40, **style) for style in seeded),
         *(answer(engine, prompt, 50) for prompt in prompts),
     )
+    report("rows of logits that are no numbers", broken[0])
     report("seeds equal alone and among others", f"{sum(a == b for a, b in zip(alone, together, strict=False))}/4")
     await engine.close()
+
+
+def watch_numbers(runner: Any) -> list[int]:
+    """Count the rows of logits, from now on, that hold anything infinite or no number."""
+    import torch
+
+    broken = [0]
+    forward, ahead = runner.forward, runner.decode_ahead
+
+    def count(logits: Any) -> None:
+        if logits is not None:
+            broken[0] += int((~torch.isfinite(logits)).any(-1).sum())
+
+    def counted_forward(plan: Any) -> Any:
+        logits, owners = forward(plan)
+        count(logits)
+        return logits, owners
+
+    def counted_ahead(*args: Any) -> Any:
+        logits = ahead(*args)
+        count(logits)
+        return logits
+
+    runner.forward, runner.decode_ahead = counted_forward, counted_ahead
+    return broken
 
 
 def part_speed(report: Report, folder: Path, size: str) -> None:
