@@ -58,6 +58,15 @@ def test_the_grammar_compiler_stays_in_its_package() -> None:
     assert offenders("fcd", ("xgrammar",)) == []
 
 
+def test_ray_stays_in_the_cluster_agent() -> None:
+    """It keeps global state, and ends the process that it is in when its cluster goes."""
+    allowed = ("daemon/cluster/ray_calls.py", "daemon/cluster/host.py", "daemon/cluster/entry.py")
+    assert offenders("daemon", ("ray", "grpc"), allowed=allowed) == []
+    assert offenders("fcd", ("ray", "grpc")) == []
+    importers = [path for path in modules("daemon") if "daemon.cluster.ray_calls" in imports(path)]
+    assert [path.name for path in importers] == ["agent.py"]
+
+
 def test_sanic_stays_in_the_daemon() -> None:
     assert offenders("fcd", ("sanic",)) == []
     assert offenders("tui", ("sanic",)) == []

@@ -47,7 +47,7 @@ def worker_facts(worker: WorkerInfo, now: float) -> list[tuple[str, str]]:
         ("models", ", ".join(worker.models)),
         ("state", _state(worker)),
         ("error", worker.error),
-        ("runs", "here, started by this daemon" if worker.local else "elsewhere"),
+        ("runs", _where(worker)),
         ("address", worker.address),
         ("pid", str(worker.pid or "")),
         ("engine", worker.engine),
@@ -68,6 +68,12 @@ def worker_facts(worker: WorkerInfo, now: float) -> list[tuple[str, str]]:
         ("log", worker.log),
     )
     return [(label, printable(text)) for label, text in said if text]
+
+
+def _where(worker: WorkerInfo) -> str:
+    if worker.on:
+        return f"on the cluster {worker.on}" + (f", node {worker.node}" if worker.node else "")
+    return "here, started by this daemon" if worker.local else "elsewhere"
 
 
 def _state(worker: WorkerInfo) -> str:
