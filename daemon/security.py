@@ -290,6 +290,7 @@ def _is_local_peer(peer: str) -> bool:
 def _preflight() -> dict[str, str]:
     return {
         "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE",
-        "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Request-Id",
+        # OpenAI's client for browsers sends headers of its own; a wildcard never stands for Authorization.
+        "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Request-Id, *",
         "Access-Control-Max-Age": str(_CORS_MAX_AGE_S),
     }

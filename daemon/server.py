@@ -78,8 +78,20 @@ class Errors(ErrorHandler):
             log.error("%s failed", where, exc_info=exception, extra={"request_id": _known_id(request)})
         response = error_response(error)
         if isinstance(exception, MethodNotAllowed):
-            response.headers.update(exception.headers)
+            response.headers["Allow"] = ", ".join(_methods_of(request))
         return response
+
+
+def _methods_of(request: AnyRequest) -> list[str]:
+    """What a path answers. Sanic's router itself does not know where the path has parts that vary."""
+    found = []
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+        try:
+            request.app.router.get(request.path, method, request.headers.get("host"))
+        except SanicException:
+            continue
+        found.append(method)
+    return found
 
 
 def new_app(context: DaemonContext) -> DaemonApp:

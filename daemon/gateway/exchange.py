@@ -27,6 +27,8 @@ class Exchange:
         self.settled: asyncio.Future[None] = loop.create_future()
         """Done at the end, or when the body has grown past `GATHERED_BYTES`."""
         self.done: asyncio.Future[None] = loop.create_future()
+        self.held_since: float | None = None
+        """Since when the client takes nothing more, so that the worker is not read from; None while it does."""
         self.over = False
         """Nothing more will come: the answer ended, or its connection did."""
         self._client: Outlet | None = None
@@ -40,9 +42,19 @@ class Exchange:
         if gathered:
             client.write(b"".join(gathered))
         if self.connection is not None and not self.over:
-            client.follow(self.connection.pause, self.connection.resume)
+            client.follow(self._hold, self._let_on)
             if self.size > GATHERED_BYTES:
                 self.connection.resume()
+
+    def _hold(self) -> None:
+        self.held_since = self._loop.time()
+        if self.connection is not None:
+            self.connection.pause()
+
+    def _let_on(self) -> None:
+        self.held_since, self.last_byte_at = None, self._loop.time()
+        if self.connection is not None:
+            self.connection.resume()
 
     def body(self) -> bytes:
         return b"".join(self.gathered)

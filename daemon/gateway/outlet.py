@@ -45,6 +45,10 @@ class Outlet(Protocol):
 
     async def end(self) -> None: ...
 
+    def cut(self) -> None:
+        """Whoever is answered takes nothing any more: let go of the connection."""
+        ...
+
 
 class Inbox:
     """An answer's events for a part of the daemon: no connection, no port, the same relay as everybody's."""
@@ -85,6 +89,9 @@ class Inbox:
 
     async def end(self) -> None:
         self._events.put_nowait(None)
+
+    def cut(self) -> None:
+        """There is no connection."""
 
     def refuse(self, error: ApiError) -> None:
         """There is no answer, or only a part of one."""

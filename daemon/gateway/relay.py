@@ -30,6 +30,8 @@ _TRIES = 2
 _CLIENT_LEFT = 499
 """What the metrics count for a client that did not wait for its answer."""
 
+_NOT_TAKEN = "client_stalled"
+
 _HOP_BY_HOP = {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "content-length"}
 _TRANSLATED: dict[str, Kind] = {"/v1/chat/completions": "chat", "/v1/completions": "completion"}
 _NOT_PASSED_ON = _HOP_BY_HOP | {"proxy-authenticate", "proxy-authorization", "server", "date", "alt-svc", "set-cookie"}
@@ -222,7 +224,10 @@ class Relay:
                         await self._client.start()
                         self._client.follow(taking.clear, taking.set)
                     self._client.write(data)
-                    await taking.wait()
+                    async with asyncio.timeout(self._settings.stall_s):
+                        await taking.wait()
+            except TimeoutError:
+                raise self._not_taken() from None
             except UpstreamLost as error:
                 if not begun:
                     raise
@@ -278,6 +283,9 @@ class Relay:
             await asyncio.wait((self._commenting,))
         if self._client.started:
             self._streamed_status = error.status
+            if error.code == _NOT_TAKEN:
+                self._client.cut()  # it would not take the error either
+                return None
             await self._client.fail(error)
             return None
         return error_response(error)
@@ -301,6 +309,8 @@ class Relay:
             return self._loop.time() + 3600.0
         if exchange.response is None or not exchange.first.done():
             return self._sent_at + self._settings.first_byte_s
+        if exchange.held_since is not None:
+            return exchange.held_since + self._settings.stall_s
         return exchange.last_byte_at + self._settings.stall_s
 
     def _look(self) -> None:
@@ -308,7 +318,8 @@ class Relay:
         now = self._loop.time()
         exchange = self._exchange
         if exchange is not None and now >= self._limit():
-            self._interrupt(self._too_late(exchange))
+            stuck = exchange.held_since is not None
+            self._interrupt(self._not_taken() if stuck else self._too_late(exchange))
             return
         if self._order.stream and (
             exchange is None or now - exchange.last_byte_at >= 0.9 * self._settings.sse_comment_s
@@ -366,6 +377,13 @@ class Relay:
             502,
             f"The worker of '{self._order.model}' died before its answer was complete ({lost}). Ask again.",
             code="worker_died",
+        )
+
+    def _not_taken(self) -> ApiError:
+        """The worker is not to blame, and gets its slot back."""
+        log.info("a client took nothing for %g s", self._settings.stall_s, extra=self._log_id())
+        return ApiError(
+            408, f"The client took nothing for {self._settings.stall_s:g} s (daemon.stall_s).", code=_NOT_TAKEN
         )
 
     def _too_late(self, exchange: Exchange) -> ApiError:

@@ -53,6 +53,11 @@ def gateway_routes(context: DaemonContext, special: SpecialModels | None = None)
     routes = Blueprint("gateway")
     pool, peers = UpstreamPool(), Peers()
 
+    async def close() -> None:
+        pool.close()
+
+    context.closers.append(close)
+
     async def relay(request: AnyRequest) -> HTTPResponse | None:
         call = await _read(request, needs_model=True)
         if special is not None and special.takes(request.path, call.model):

@@ -189,6 +189,7 @@ class UpstreamPool:
     def __init__(self) -> None:
         self._idle: dict[Address, list[UpstreamConnection]] = {}
         self._tls: ssl.SSLContext | None = None
+        self._sweeping: asyncio.TimerHandle | None = None
 
     def take(self, target: Target) -> UpstreamConnection | None:
         """A connection that is open and was used lately, if there is one."""
@@ -239,6 +240,8 @@ class UpstreamPool:
         free.append(connection)
         if len(free) > _MAX_IDLE:
             free.pop(0).close()
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().call_later(_IDLE_S, self._sweep)
 
     def forget(self, connection: UpstreamConnection) -> None:
         free = self._idle.get(connection.address)
@@ -247,7 +250,23 @@ class UpstreamPool:
             if not free:
                 del self._idle[connection.address]
 
+    def _sweep(self) -> None:
+        """Close those that nobody took for too long: a machine that vanished never says so."""
+        loop = asyncio.get_running_loop()
+        self._sweeping = None
+        for address, free in list(self._idle.items()):
+            for connection in [each for each in free if loop.time() - each.idle_since >= _IDLE_S]:
+                free.remove(connection)
+                connection.close()
+            if not free:
+                self._idle.pop(address, None)
+        if self._idle:
+            self._sweeping = loop.call_later(_IDLE_S, self._sweep)
+
     def close(self) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            self._sweeping = None
         for free in list(self._idle.values()):
             for connection in list(free):
                 connection.close()

@@ -213,6 +213,7 @@ def test_an_allowed_origin_gets_its_preflight() -> None:
             assert before.status_code == 204
             assert before.headers["access-control-allow-origin"] == "https://chat.example"
             assert "Authorization" in before.headers["access-control-allow-headers"]
+            assert before.headers["access-control-allow-headers"].endswith(", *"), "browsers' clients send their own"
             got = await fcd.http.get("/v1/models", headers=page)
             assert got.headers["access-control-allow-origin"] == "https://chat.example"
             assert got.headers["vary"] == "Origin"

@@ -85,6 +85,9 @@ class ResponseOutlet:
         if self._streams:
             await self._client.end()
 
+    def cut(self) -> None:
+        self._client.cut()
+
     def _send(self, events: list[Event]) -> None:
         if self._streams:
             for event in events:

@@ -375,3 +375,19 @@ def test_growing_text_is_given_once_and_cut_at_its_first_stop(whole: str, stops:
     given, _ = _play(frames, tuple(stops))
     found = [(at + len(stop), at) for stop in stops if (at := whole.find(stop)) >= 0]
     assert given == (whole[: min(found)[1]] if found else whole)
+
+
+def test_a_client_that_takes_nothing_frees_the_worker() -> None:
+    fake = FakeFastChat(always(*(frame("x" * 640_000 * number) for number in range(1, 17))))
+
+    async def test(fcd: Running) -> None:
+        async with fcd.http.stream("POST", CHAT, json=asks(stream=True)) as got:
+            raw = got.aiter_raw(1 << 10)
+            await anext(raw)
+            await until(lambda: fcd.controller.released, what="the worker to be free again")
+        ((_, failed, reason),) = fcd.controller.released
+        assert not failed
+        assert "client took nothing" in reason
+        await until(lambda: not fcd.context.active)
+
+    with_fake(fake, test, stall_s=0.4)

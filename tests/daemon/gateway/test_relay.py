@@ -518,3 +518,48 @@ def test_workers_behind_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tru
                 assert not first.received
 
     run(main())
+
+
+def test_a_client_that_takes_nothing_is_let_go_and_the_worker_is_not_blamed() -> None:
+    async def main() -> None:
+        piece = event("x" * 65536)
+
+        async def firehose(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(STREAM_HEAD)
+            for _ in range(10_000):
+                writer.write(piece)
+                await writer.drain()
+
+        async with worker(firehose) as first, daemon(first.target, stall_s=0.4) as fcd:
+            async with fcd.http.stream("POST", CHAT, json=asks(stream=True)) as got:
+                raw = got.aiter_raw(1 << 16)
+                await anext(raw)
+                await until(lambda: fcd.controller.released, what="the worker to be free again")
+            ((name, failed, reason),) = fcd.controller.released
+            assert (name, failed) == ("w1", False), "nobody may hold the worker, or its name, to account for it"
+            assert "client took nothing" in reason
+            await until(lambda: not fcd.context.active)
+
+    run(main())
+
+
+def test_connections_that_nobody_uses_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from daemon.gateway import upstream
+
+    monkeypatch.setattr(upstream, "_IDLE_S", 0.2)
+
+    async def main() -> None:
+        closed = asyncio.Event()
+
+        async def stays(request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(whole("200 OK", b"{}"))
+            await writer.drain()
+            if not await reader.read(1):
+                closed.set()
+
+        async with worker(stays) as first, daemon(first.target) as fcd:
+            assert (await fcd.http.post(CHAT, json=asks())).status_code == 200
+            async with asyncio.timeout(5):
+                await closed.wait()
+
+    run(main())
