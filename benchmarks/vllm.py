@@ -19,6 +19,7 @@ import argparse
 import asyncio
 import json
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -31,14 +32,14 @@ from typing import Any
 import httpx2 as httpx
 import psutil
 
-from benchmarks.on_gpu.home import Home, gpu_used, wait_until
+from benchmarks.on_gpu.home import ROOT, Home, gpu_used, wait_until
 from benchmarks.on_gpu.load import Result, Way, run
-from benchmarks.on_gpu.models import make
 
 LOADS = ((1, 6), (32, 128), (256, 512))
 """How many at once, and how many requests in all."""
 LIMITS_S = {"a": 330, "b": 150, "c": 60, "d": 260, "e": 500}
 HELD_S = 10.0
+_SHARE = ("--gpu-memory-utilization", "0.85")
 
 
 class Late(Exception):
@@ -57,6 +58,8 @@ class Run:
         env = {"VLLM_USE_FLASHINFER_SAMPLER": "0", "STAND_IN_STATE": str(folder)}
         self.home = Home(folder / "home", engine, env)
         self.found: dict[str, Any] = {}
+        self.earlier: dict[str, Any] = {}
+        """What an earlier run left in the file of --json."""
         self.model = folder / f"bench-{args.size}"
         self.small = folder / "bench-small"
         self.began = time.monotonic()
@@ -65,7 +68,14 @@ class Run:
         print(f"[{time.monotonic() - self.began:6.1f} s] {text}", flush=True)
 
     def vllm_flags(self, *more: str) -> list[str]:
-        return ["--engine", "vllm", "--max-model-len", "4096", *more]
+        share = () if "--max-gpu-memory" in more or "--gpu-memory-utilization" in more else _SHARE
+        return ["--engine", "vllm", "--max-model-len", "4096", *share, *more]
+
+    def make(self, folder: Path, size: str) -> None:
+        """A model, made by a process of its own: this one must hold no GPU memory."""
+        if not (folder / "made").exists():
+            words = [sys.executable, "-m", "benchmarks.on_gpu.models", str(folder), size]
+            subprocess.run(words, check=True, env=self.home.environ, cwd=ROOT, timeout=300)
 
     def loads(self) -> tuple[tuple[int, int], ...]:
         return tuple((at_once, max(at_once, int(total * self.args.scale))) for at_once, total in LOADS)
@@ -144,8 +154,6 @@ def part_a(job: Run) -> dict[str, Any]:
 
 def vllm_bench(job: Run) -> str:
     """vLLM's own load generator, through the daemon."""
-    import subprocess
-
     words = [job.args.python, "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--dataset-name", "random"]
     words += ["--random-input-len", "128", "--random-output-len", "128", "--num-prompts", "512", "--ignore-eos"]
     words += ["--max-concurrency", "256", "--model", job.model.name, "--tokenizer", str(job.model)]
@@ -155,7 +163,7 @@ def vllm_bench(job: Run) -> str:
 
 
 def part_b(job: Run) -> dict[str, Any]:
-    vllm = job.found.get("a", {})
+    vllm = job.found.get("a") or job.earlier.get("a", {})
     if "cold_start_s" in job.found and "unloaded" not in job.found:
         job.home.fcd("unload", str(job.model))
         job.found["unloaded"] = True
@@ -294,7 +302,7 @@ def placement(job: Run, eager: tuple[str, ...]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     folders = [job.folder / f"bench-small-{number}" for number in (1, 2, 3)]
     for folder in folders:
-        make(folder, "small" if not job.args.stand_in else "tiny")
+        job.make(folder, "small" if not job.args.stand_in else "tiny")
         job.home.load(folder, *share, *eager, limit_s=150)
         job.ask(folder.name)
         found[folder.name] = {
@@ -357,14 +365,22 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of requests")
     parser.add_argument("--patience", type=float, default=1.0, help="multiplies the time limits")
     parser.add_argument("--vllm-bench", action="store_true", help="also run `vllm bench serve` through the daemon")
-    parser.add_argument("--json", default="", metavar="FILE", help="write what was found there, too, after each part")
+    parser.add_argument(
+        "--json",
+        default="",
+        metavar="FILE",
+        help="add what was found to this file after each part; b compares with its a",
+    )
     args = parser.parse_args()
     folder = Path(args.folder or tempfile.mkdtemp(prefix="fcd-bench-")).resolve()
     job = Run(args, folder)
-    make(job.model, args.size)
-    if set(args.parts) & set("de"):
-        make(job.small, "tiny" if args.stand_in else "small")
+    if args.json and Path(args.json).exists():
+        job.earlier = json.loads(Path(args.json).read_text())
     try:
+        job.make(job.model, args.size)
+        if set(args.parts) & set("de"):
+            job.make(job.small, "tiny" if args.stand_in else "small")
+        job.say("the models are there")
         job.home.fcd("daemon", "start")
         for letter in args.parts:
             job.say(f"part {letter}")
@@ -374,11 +390,11 @@ def main() -> None:
                 for log in sorted((folder / "home" / "state" / "logs" / "workers").glob("*.log"))[-1:]:
                     print("".join(log.read_text(errors="replace").splitlines(keepends=True)[-40:]), flush=True)
             if args.json:
-                Path(args.json).write_text(json.dumps(job.found, indent=1))
+                Path(args.json).write_text(json.dumps({**job.earlier, **job.found}, indent=1))
     finally:
         job.home.stop()
-    table(job.found)
-    print(json.dumps(job.found))
+    table({**job.earlier, **job.found})
+    print(json.dumps({**job.earlier, **job.found}))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,16 @@ class Home:
         self.environ = {**kept, **own, "NO_COLOR": "1"}
         config = folder / "config" / "config.toml"
         config.parent.mkdir(parents=True, exist_ok=True)
-        lines = ["[daemon]", "max_queue = 2048", "[engines.vllm]", engine, "[engines.vllm.env]"]
+        lines = [
+            "[daemon]",
+            "max_queue = 2048",
+            "[worker]",
+            "max_batch = 256",
+            "max_waiting = 1024",
+            "[engines.vllm]",
+            engine,
+            "[engines.vllm.env]",
+        ]
         config.write_text("\n".join([*lines, *(f"{name} = {json.dumps(value)}" for name, value in env.items())]) + "\n")
 
     def fcd(self, *words: str, limit_s: float = 60.0) -> str:

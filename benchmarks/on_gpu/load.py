@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import statistics
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 
 _EVENT = b"data: {"
 _LIMIT_S = 300.0
+_seeds = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class Result:
 async def run(way: Way, model: str, *, at_once: int, requests: int, prompt: int = 128, answer: int = 128) -> Result:
     """So many requests, so many at once, each of `prompt` random tokens in and exactly `answer` tokens out."""
     result = Result()
-    chance = random.Random(7)
+    # Other prompts each time: the engine keeps those that it has seen.
+    chance = random.Random(next(_seeds))
     bodies = [_body(model, [chance.randrange(300, 8000) for _ in range(prompt)], answer) for _ in range(requests)]
     began = time.perf_counter()
 
