@@ -37,7 +37,8 @@ class HttpTurner:
             return f"It could not be asked to {way}: {error or type(error).__name__}."
 
     async def _ask(self, target: Target, way: Way) -> str:
-        transport = httpx.AsyncHTTPTransport(uds=target.socket or None, verify=target.tls)
+        # A worker's own port, always: the socket may be its engine's, whose sleep the worker would not hear of.
+        transport = httpx.AsyncHTTPTransport(verify=target.tls)
         async with httpx.AsyncClient(transport=transport, timeout=self._timeout_s) as client:
             answer = await client.post(f"{base_url(target)}{_ROUTES[way]}", headers=authorization(target))
             if answer.status_code < 300:

@@ -208,6 +208,10 @@ class VllmProgram(ChildProgram):
     def _died(self, code: int) -> str:
         return str(explain(list(self._child.lines), how_it_ended(code)))
 
+    def _capabilities(self) -> list[str]:
+        tools = ["tools"] if "--tool-call-parser" in self._plan.flags else []
+        return ["chat", "completions", *tools, *(["sleep"] if self._plan.sleeps else [])]
+
     def _extension(self) -> FcdExtension:
         server = self._serving.ready()
         return FcdExtension(
@@ -222,7 +226,7 @@ class VllmProgram(ChildProgram):
             context_length=server.context_length,
             memory_bytes=self._start.memory_bytes,
             parallel=self._plan.parallel,
-            capabilities=["chat", "completions", *(["tools"] if "--tool-call-parser" in self._plan.flags else [])],
+            capabilities=self._capabilities(),
             adapters=list(self._plan.adapters),
             version=__version__,
             api_key=self.options.api_key,
