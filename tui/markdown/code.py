@@ -69,9 +69,9 @@ class CodeLayout:
             self._offset = 0
             return self._done + self._rows(highlighted(code, self._language))
         fresh = highlighted(code[self._offset :], self._language)
-        if len(fresh) > 2 * _PIECE:
-            source = code[self._offset :].split("\n")
-            cut = _quiet_line(source)
+        source = code[self._offset :].split("\n") if len(fresh) > _PIECE else []
+        cut = _quiet_line(source)
+        if cut:
             self._offset += sum(len(line) + 1 for line in source[:cut])
             self._done += self._rows(fresh[:cut])
             fresh = fresh[cut:]
@@ -106,8 +106,11 @@ class CodeLayout:
 
 
 def _quiet_line(source: list[str]) -> int:
-    """Where the colours are least likely to depend on what stands above: after an empty line, at the margin."""
-    for index in range(2 * _PIECE - 1, 1, -1):
+    """Where the colours are least likely to depend on what stands above: after an empty line, at the margin.
+
+    0 where there is no such line, unless there are so many lines that any has to do.
+    """
+    for index in range(min(len(source), 2 * _PIECE) - 1, 1, -1):
         if source[index][:1].strip() and not source[index - 1].strip():
             return index
-    return _PIECE
+    return _PIECE if len(source) > 2 * _PIECE else 0

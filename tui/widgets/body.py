@@ -16,6 +16,14 @@ from tui.markdown.lines import Line, selected_text
 from tui.markdown.model import Block, Inline
 from tui.markdown.splitter import Splitter
 
+_STEP = 4
+"""Rows that an answer which is being written grows by: each growth moves and paints the whole screen."""
+_FAST = 8
+"""The same where one growth soon follows another."""
+_HASTE = 3
+"""Updates."""
+_EXACT = 8
+"""An answer of no more rows is as high as its text, also while it is written."""
 _CACHED = 1000
 """Rows whose drawing is kept; a row that was laid out anew is another object and is drawn again."""
 
@@ -35,6 +43,11 @@ class Body(Widget):
         self._splitter = Splitter()
         self._layout = Layout(1, glyphs)
         self._lines: list[Line] = []
+        self._settled = 0
+        """Rows at the top that no longer change."""
+        self._height = 0
+        self._quiet = _HASTE
+        """Updates since the height changed."""
         self._strips: dict[int, tuple[Content, Strip]] = {}
         self._writing = False
 
@@ -84,15 +97,33 @@ class Body(Widget):
     def _reset(self) -> None:
         self._splitter = Splitter()
         self._layout = Layout(self._layout.width, self._glyphs, shaded=self._shaded)
-        self._lines, self._strips = [], {}
+        self._lines, self._strips, self._settled = [], {}, 0
 
     def _update(self) -> None:
-        height = len(self._lines)
+        """Lay out what is new; draw the rows that changed, or all where the height did."""
+        before, settled = self._lines, self._settled
         self._lay_out(self._layout.width)
-        if len(self._lines) != height:
+        self._quiet += 1
+        if self._rows() != self._height:
             self.refresh(layout=True)
-        else:
-            self.refresh()
+            return
+        rows = [
+            y
+            for y in range(min(settled, len(self._lines)), max(len(before), len(self._lines)))
+            if y >= len(before) or y >= len(self._lines) or before[y].content is not self._lines[y].content
+        ]
+        if rows:
+            self.refresh(Region(0, rows[0], self._layout.width, rows[-1] + 1 - rows[0]))
+
+    def _rows(self) -> int:
+        """How high it is: its rows, and while it is written room for the next ones, more of it when they come fast."""
+        count = len(self._lines)
+        if not self._writing or count <= _EXACT:
+            return count
+        if count <= self._height <= count + _FAST:
+            return self._height
+        step = _FAST if self._quiet < _HASTE else _STEP
+        return -(-count // step) * step
 
     def _lay_out(self, width: int) -> None:
         if width != self._layout.width:
@@ -100,7 +131,7 @@ class Body(Widget):
             self._strips = {}
         if width <= 1:
             return
-        lines, _ = self._layout.lines(self._splitter.closed, self._splitter.open)
+        lines, self._settled = self._layout.lines(self._splitter.closed, self._splitter.open)
         if self._writing and lines:
             lines[-1] = self._with_cursor(lines[-1], width)
         self._lines = lines
@@ -119,7 +150,10 @@ class Body(Widget):
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         if width != self._layout.width:
             self._lay_out(width)
-        return len(self._lines)
+        height = self._rows()
+        if height != self._height:
+            self._height, self._quiet = height, 0
+        return height
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """Rows as they were drawn, without Textual's cache of rows, which a change of height empties."""
