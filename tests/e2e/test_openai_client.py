@@ -58,6 +58,48 @@ def test_streaming_says_the_same_as_not_streaming(client: openai.OpenAI) -> None
     assert chunks[-1].usage.prompt_tokens == whole.usage.prompt_tokens
 
 
+def test_a_response_is_the_chat_under_another_name(client: openai.OpenAI) -> None:
+    responses: Any = client.responses
+    chatted = client.chat.completions.create(model="guide", messages=[{"role": "user", "content": "What is fcd?"}])
+    made = responses.create(model="guide", input="What is fcd?")
+    assert made.output_text == chatted.choices[0].message.content
+    assert made.usage is not None
+    assert chatted.usage is not None
+    assert made.usage.input_tokens == chatted.usage.prompt_tokens
+    assert made.usage.output_tokens == chatted.usage.completion_tokens
+    events = list(responses.create(model="guide", input="What is fcd?", stream=True))
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == made.output_text
+    assert events[-1].type == "response.completed"
+    again = responses.create(
+        model="guide",
+        input=[
+            {"role": "user", "content": "My name is Ann."},
+            *made.output,
+            {"role": "user", "content": "Say it."},
+        ],
+        text={
+            "format": {
+                "type": "json_schema",
+                "name": "n",
+                "schema": {
+                    "type": "object",
+                    "properties": {"n": {"type": "integer"}},
+                    "required": ["n"],
+                    "additionalProperties": False,
+                },
+            }
+        },
+        max_output_tokens=64,
+    )
+    assert again.output_text.startswith("{")
+    with pytest.raises(openai.BadRequestError) as error:
+        responses.create(model="guide", input="x", previous_response_id=made.id)
+    assert error.value.param == "previous_response_id"
+    with pytest.raises(openai.BadRequestError) as error:
+        responses.create(model="guide", input="x", max_output_tokens=10**8)
+    assert (error.value.param, error.value.code) == ("input", "context_length_exceeded")
+
+
 def test_usage_counts_each_token(client: openai.OpenAI) -> None:
     answer = client.completions.create(
         model="guide", prompt="One two", max_tokens=7, extra_body={"ignore_eos": True}, logprobs=1
