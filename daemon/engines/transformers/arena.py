@@ -137,11 +137,14 @@ class ArenaStore:
             for index, layer in enumerate(self.layers):
                 shape = (size, layer.heads, getattr(layer, width))
                 new = torch.zeros(shape, dtype=layer.dtype, device=layer.device)
-                if index < len(tensors):
-                    new[: tensors[index].shape[0]] = tensors[index]
-                    tensors[index] = new
-                else:
+                if index == len(tensors):
                     tensors.append(new)
+                    continue
+                new[: tensors[index].shape[0]] = tensors[index]
+                tensors[index] = new
+                if layer.device.type == "cuda":
+                    # The old ones fit nothing that comes: kept for reuse they would count twice.
+                    torch.cuda.empty_cache()
         self.generation += 1
 
     def _slide(self) -> None:
