@@ -233,6 +233,9 @@ PROFILE_RANGES: Mapping[str, tuple[float, float]] = {
 }
 """The sampling defaults of a profile, with the values that requests may have."""
 
+_NOT_OPENAI = ("top_k", "min_p", "repetition_penalty")
+"""Those that OpenAI's own routes do not have."""
+
 PROFILE_FIELDS = (*PROFILE_RANGES, "system", "stop")
 
 SECTIONS: Mapping[str, type[msgspec.Struct]] = {
@@ -445,11 +448,14 @@ def _check_model(where: str, name: str, model: ModelSettings) -> None:
     if model.max_model_len < 0:
         where = _place(where, f"models.{name}.max_model_len")
         raise ConfigError(f"{where}: models.{name}.max_model_len must not be negative.")
-    if is_profile(model) and model.engine not in ("", "transformers"):
-        raise ConfigError(
-            f"{where}: models.{name} has defaults for requests, and the engine '{model.engine}' takes requests as they "
-            "are: leave them out."
-        )
+    if model.engine == "command" or model.command:
+        for field in _NOT_OPENAI:
+            if getattr(model, field) is not None:
+                where = _place(where, f"models.{name}.{field}")
+                raise ConfigError(
+                    f"{where}: models.{name}.{field}: OpenAI's routes have no such field, and a command's server may "
+                    "pass over it without a word. Give it to the command itself."
+                )
 
 
 def _check_adapters(where: str, settings: Settings) -> None:
