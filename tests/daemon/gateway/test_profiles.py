@@ -11,7 +11,9 @@ import pytest
 from daemon.gateway.profiles import with_profile
 from fcd.errors import ConfigError
 from fcd.settings import ModelSettings, Settings, load_settings
+from tests.daemon.harness import answer, daemon, run, worker
 
+JSON = {"Content-Type": "application/json"}
 CHAT = "/v1/chat/completions"
 POET = ModelSettings(path="x", engine="vllm", system="Rhyme.", temperature=0.2, top_k=5, max_tokens=50, stop=["END"])
 SETTINGS = Settings(
@@ -80,3 +82,18 @@ def test_a_command_s_server_is_given_openai_s_own_fields_only(tmp_path: Path) ->
             load_settings(config, {})
     config.write_text('[models.a]\npath = "x"\nengine = "vllm"\ntop_k = 3\n')
     assert load_settings(config, {}).models["a"].top_k == 3
+
+
+def test_the_relay_applies_them_and_leaves_others_alone() -> None:
+    async def main() -> None:
+        async with worker(answer(b"{}")) as first, daemon(first.target) as fcd:
+            plain = sent("m")
+            await fcd.http.post(CHAT, content=plain, headers=JSON)
+            fcd.context.settings.models["m"] = POET
+            await fcd.http.post(CHAT, content=plain, headers=JSON)
+            before, after = (each.body for each in first.received)
+            assert before == plain
+            assert json.loads(after)["messages"][0]["content"] == "Rhyme."
+            assert json.loads(after)["temperature"] == 0.2
+
+    run(main())
