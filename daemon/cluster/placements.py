@@ -204,13 +204,29 @@ class Placements:
 
     # What registration asks
 
-    async def of_token(self, caller: Caller) -> Placement | None:
-        """The placement whose worker holds this join token. A daemon that starts again may be asked before it knows."""
+    async def of_token(self, caller: Caller, pid: int) -> Placement | None:
+        """The placement whose worker, with this process id, holds this join token. A daemon that starts again may be
+        asked before it knows.
+
+        Raises:
+            ApiError: 503, the one of this name is another and serves: this may be left over on a node that was cut off.
+        """
         if caller.kind != "token":
             return None
         await self._loaded.wait()
-        found = (each.placement for each in self._placed.values() if each.placement.token_id == caller.name)
-        return next(found, None)
+        placed = next((each for each in self._placed.values() if each.placement.token_id == caller.name), None)
+        if placed is None:
+            return None
+        placement, status = placed.placement, placed.seen.status if placed.seen is not None else None
+        keeper = self._keepers.get(placement.cluster)
+        known = status is not None and keeper is not None and not keeper.problem
+        if pid and known and status is not None and status.pid not in (0, pid) and self.is_serving(placement.name):
+            assert keeper is not None
+            keeper.poke()
+            raise ApiError(
+                503, f"The cluster runs '{placement.name}' as another process.", code="superseded", retry_after=2
+            )
+        return placement
 
     # What keepers ask
 

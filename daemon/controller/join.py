@@ -43,7 +43,7 @@ class Join:
         registry: Registry,
         is_reserved: Callable[[str], bool],
         is_above: Callable[[str], bool] = lambda _: False,
-        placed: Callable[[Caller], Awaitable[Placement | None]] | None = None,
+        placed: Callable[[Caller, int], Awaitable[Placement | None]] | None = None,
     ) -> None:
         self._supervisor = supervisor
         self._registry = registry
@@ -72,7 +72,8 @@ class Join:
                 self._supervisor.forget(known.name)
                 log.info("the daemon %s left", known.name)
             return
-        placed = await self._placed(caller) if self._placed is not None else None
+        pid = body.fcd.pid if body.fcd is not None else 0
+        placed = await self._placed(caller, pid) if self._placed is not None else None
         name = placed.name if placed is not None else self._registry.name_for(body.worker_name)
         target = _foreign_target(name, body)
         await _check_address(target, peer)

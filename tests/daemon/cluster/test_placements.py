@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from daemon.cluster.messages import AgentError, HostStatus, Launch, Node, Picture, Seen
+from daemon.security import Caller
 from daemon.store.placements import Need
 from fcd.errors import ApiError
 from fcd.wire.admin import LoadRequest, ModelOptions, PlaceRequest
@@ -153,6 +154,29 @@ def test_a_daemon_that_starts_again_adopts_what_runs(cluster: FakeCluster, tmp_p
             del cluster.seen[actor]
             await until(lambda: cluster.placed[actor].token != token)
             assert await register(daemon, token, "guide-mini") == 401
+
+    asyncio.run(main())
+
+
+def test_what_a_lost_node_left_over_does_not_take_its_successors_place(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon:
+            await start(daemon)
+            placements = daemon.controller.placements
+            (placed,) = placements.placed_on("ray")
+            caller = Caller("token", placed.placement.token_id)
+            assert await placements.of_token(caller, 8) is placed.placement
+            monkeypatch.setattr(placements, "is_serving", lambda name: True)
+            assert await placements.of_token(caller, 7) is placed.placement
+            with pytest.raises(ApiError) as refused:
+                await placements.of_token(caller, 8)
+            assert (refused.value.status, refused.value.code) == (503, "superseded")
+            # A cluster that does not answer knows nothing better than the worker itself.
+            cluster.problem = AgentError("It is away.")
+            await until(lambda: "It is away." in placed.reason)
+            assert await placements.of_token(caller, 8) is placed.placement
 
     asyncio.run(main())
 
