@@ -222,7 +222,8 @@ def _guess(record: Any) -> str:
         return "fastchat"
     if "chat" in record:
         return "json"
-    return "fcd-chat" if record.get("format") == LOG_FORMAT else ""
+    saved = record.get("format") == LOG_FORMAT or ("messages" in record and "id" in record)
+    return "fcd-chat" if saved else ""
 
 
 def _ours(record: Any) -> Taken:

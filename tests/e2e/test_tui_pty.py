@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import pty
 import select
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -22,7 +24,7 @@ import pytest
 from tests.e2e.harness import Home, is_running, wait_for
 
 pytestmark = pytest.mark.slow
-ENTER, ESCAPE, CTRL_Q, CTRL_R, F5, F6, F8 = b"\r", b"\x1b", b"\x11", b"\x12", b"\x1b[15~", b"\x1b[17~", b"\x1b[19~"
+ENTER, CTRL_Q, CTRL_R, CTRL_S, F5, F6, F8 = b"\r", b"\x11", b"\x12", b"\x13", b"\x1b[15~", b"\x1b[17~", b"\x1b[19~"
 
 
 class Terminal:
@@ -88,10 +90,13 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 
 def saved_answers(home: Home) -> list[str]:
-    """Every answer on disk, of the only conversation."""
-    file = next(iter((home.folder / "data" / "chats").glob("*.json")))
-    messages = json.loads(file.read_text())["messages"]
-    return [message["content"] for message in messages if message["role"] == "assistant"]
+    """Every answer that the daemon keeps of the latest conversation, as it is on disk."""
+    with contextlib.closing(sqlite3.connect(home.folder / "data" / "fcd.db", timeout=10)) as db:
+        rows = db.execute(
+            "SELECT content FROM chat_messages WHERE role = 'assistant' AND content <> '' AND chat ="
+            " (SELECT id FROM chats ORDER BY updated_at DESC LIMIT 1) ORDER BY number"
+        )
+        return [row[0] for row in rows]
 
 
 def words_of(text: str) -> str:
@@ -130,7 +135,7 @@ def test_a_whole_evening(home: Home) -> None:
         terminal.type("Hello again")
         terminal.type(ENTER)
         terminal.wait(lambda text: text.count("tok/s") == 2 and "esc stop" not in text, within=90)
-        assert len(saved_answers(home)) == 2
+        assert len(saved_answers(home)) == 3
 
         terminal.type(CTRL_Q)
         wait_for(lambda: terminal.process.poll() is not None, within=10)
@@ -138,6 +143,49 @@ def test_a_whole_evening(home: Home) -> None:
         assert home.status()["ready"], "leaving leaves the daemon"
     finally:
         terminal.close()
+
+
+LONG = "Count from 1 to 90."
+
+
+def test_an_answer_goes_on_without_its_terminal_and_two_terminals_see_it(shared_daemon: Home) -> None:
+    first = Terminal(shared_daemon, "tui")
+    try:
+        first.wait("● daemon", within=60)
+        first.wait(lambda text: "guide" in text and "loading" not in text, within=60)
+        first.type(LONG)
+        first.type(ENTER)
+        first.wait(lambda text: "tok" in text and "esc stop" in text, within=60)
+        first.process.kill()
+        first.process.wait()
+    finally:
+        first.close()
+    info = json.loads(shared_daemon.fcd("chats", "list", "--json").stdout)["chats"][0]
+    assert info["title"] == LONG
+    one, two = Terminal(shared_daemon, "tui"), Terminal(shared_daemon, "tui", size=(120, 40))
+    try:
+        one.wait("● daemon", within=60)
+        one.type(CTRL_S)
+        one.wait("search what was said")
+        one.wait(LONG)
+        one.type(ENTER)
+        one.wait(lambda text: "tok/s" in text and "esc stop" not in text and "search what" not in text, within=90)
+        answer = saved_answers(shared_daemon)[-1]
+        assert words_of(answer)[-20:] in words_of(one.text)
+        two.wait("● daemon", within=60)
+        two.wait(LONG)
+        two.type(CTRL_S)
+        two.type(ENTER)
+        two.wait(lambda text: "tok/s" in text, within=30)
+        one.type("Hello there")
+        one.type(ENTER)
+        two.wait(lambda text: "Hello there" in text and text.count("tok/s") == 2, within=60)
+        one.wait(lambda text: "esc stop" not in text and "Hello there" in text, within=60)
+        one.type(CTRL_R)
+        two.wait("2/2", within=60)
+    finally:
+        one.close()
+        two.close()
 
 
 def test_without_colour_and_unicode(shared_daemon: Home) -> None:

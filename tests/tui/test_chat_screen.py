@@ -632,7 +632,7 @@ def test_files_go_with_a_question(tmp_path: Path) -> None:
             return any(words in note.message for note in app._notifications)
 
         for name, words in (
-            ("data.bin", "neither text"), ("pic.png", "cannot see images"), ("big.txt", "at most"), ("no.txt", "no file")
+            ("data.bin", "neither text"), ("pic.png", "cannot see"), ("big.txt", "at most"), ("no.txt", "no file"),
         ):  # fmt: skip
             await ask(screen, pilot, f"/attach {tmp_path / name}")
             await wait_until(pilot, lambda words=words: told(words))

@@ -11,17 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fcd import chatlog
+from fcd.think import ThinkSplitter
 from fcd.wire.admin import Progress, WorkerInfo
+from fcd.wire.chats import ChatEvent, ChatInfo, ChatMessage, ChatTree
 from tui import formats, worker_rows
 from tui.actions import ACTIONS, BY_ID, PLACES, commands, footer, keymap, keys_of, show_key
-from tui.chats import Chat, FileChats, Turn, Variant, from_log, new_chat, to_log
+from tui.chats import Conversation
 from tui.commands import Command, matching, parse_command, parse_parameter
 from tui.fits import fitting, fitting_words
+from tui.generation import cursor_of
 from tui.glyphs import ASCII, UNICODE, bar, choose_glyphs, sparkline
 from tui.loglines import fresh_lines, levels_of
 from tui.themes import user_themes
-from fcd.think import ThinkSplitter
 
 
 @given(st.lists(st.integers(0, 200), max_size=8))
@@ -158,55 +159,50 @@ def test_worker_rows() -> None:
     assert worker_rows.summary([worker, loading]) == "1 up, 1 loading"
 
 
-def talk() -> Chat:
-    chat = new_chat("guide", "Be brief.", {"temperature": 0.5})
-    chat.turns = [
-        Turn([Variant("a", model="guide", text="one", state="done"), Variant("a2", model="mini", text="two")], 0),
-        Turn([Variant("b", model="guide", text="part", state="stopped", completion_tokens=3)]),
+def talk() -> Conversation:
+    conversation = Conversation()
+    said = [
+        ChatMessage("q", "user", "", True, "a"),
+        ChatMessage("x", "assistant", "q", False, "one"),
+        ChatMessage("y", "assistant", "q", True, "two"),
+        ChatMessage("r", "user", "y", True, "b"),
+        ChatMessage("z", "assistant", "r", True, "par", state="writing"),
     ]
-    return chat
+    conversation.load(ChatTree(ChatInfo("c", running="z"), said))
+    return conversation
 
 
-def test_chats_are_kept_with_all_variants(tmp_path: Path) -> None:
-    store = FileChats(tmp_path)
+def test_turns_are_what_is_shown_with_their_places() -> None:
+    turns = talk().turns()
+    assert [(turn.asked, turn.said) for turn in turns] == [("a", "two"), ("b", "par")]
+    assert [turn.answer_place for turn in turns] == [(1, 2), (0, 1)]
+
+
+def test_a_followed_answer_is_its_stream_s_alone() -> None:
     chat = talk()
-    store.save(chat)
-    assert store.load(chat.id) == chat
-    assert [found.id for found in store.list()] == [chat.id]
-    assert not list(tmp_path.glob("*.new"))
-    (tmp_path / "broken.json").write_text("{")
-    (tmp_path / "0.json").write_text("[]")
-    assert [found.id for found in store.list()] == [chat.id]
+    writing = chat.running
+    assert writing is not None
+    chat.followed = "z"
+    ended = ChatMessage("z", "assistant", "r", True, "partial", state="done")
+    said = [each for each in chat.tree.by_id.values() if each.id != "z"]
+    chat.load(ChatTree(ChatInfo("c"), [*said, ended]))
+    assert (writing.content, writing.state, chat.running) == ("par", "writing", writing)
+    chat.apply(writing, ChatEvent("delta", text="tial", tokens=3))
+    chat.apply(writing, ChatEvent("end", ChatMessage("z", "assistant", "r", True, state="done", model="guide")))
+    assert (writing.content, writing.state, writing.model) == ("partial", "done", "guide")
+    chat.followed = ""
+    chat.load(ChatTree(ChatInfo("c"), [*said, ended]))
+    assert chat.tree.by_id["z"] is writing
+    assert (writing.content, chat.running) == ("partial", None)
 
 
-def test_the_command_line_can_go_on_with_a_chat_and_give_it_back(tmp_path: Path) -> None:
-    store = FileChats(tmp_path)
+def test_a_part_that_the_daemon_lost_is_taken_back() -> None:
     chat = talk()
-    store.save(chat)
-    log = chatlog.load_chat(tmp_path / f"{chat.id}.json")
-    assert [message.content for message in log.messages] == ["a", "one", "b", "part"]
-    log.ask("c")
-    log.messages.append(chatlog.ChatMessage("assistant", "three", model="guide"))
-    chatlog.save_chat(log, tmp_path / f"{chat.id}.json")
-    back = store.load(chat.id)
-    assert back is not None
-    assert back.turns[:2] == chat.turns
-    assert (back.turns[2].variant.question, back.turns[2].variant.text) == ("c", "three")
-    log.messages = log.messages[:1]
-    assert [turn.variant.question for turn in from_log(log).turns] == ["a"]
-
-
-def test_what_the_model_is_shown() -> None:
-    chat = talk()
-    assert [message["content"] for message in chat.messages(1)] == ["Be brief.", "a", "one", "b"]
-    chat.turns[0].move(1)
-    assert [message["content"] for message in chat.messages()] == ["Be brief.", "a2", "two", "b", "part"]
-    assert to_log(chat).messages[0].content == "a2"
-
-
-def test_ids_do_not_leave_the_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not a chat's id"):
-        FileChats(tmp_path).load("../../etc/passwd")
+    writing = chat.running
+    assert writing is not None
+    assert cursor_of(writing) == "0.3"
+    chat.apply(writing, ChatEvent("message", ChatMessage("z", "assistant", "r", True, "p", state="interrupted")))
+    assert (writing.content, writing.state) == ("p", "interrupted")
 
 
 def test_the_interface_imports_no_model_and_no_server_code() -> None:

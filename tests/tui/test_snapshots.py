@@ -9,15 +9,19 @@ from typing import Any
 
 import pytest
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from fcd.settings import Settings, TuiSettings
 from fcd.wire.admin import Progress, WorkerInfo
+from fcd.wire.chats import Attachment, CreateChat, GenerateRequest, PatchChat, Preset
 from fcd.wire.devices import DeviceReading
 from tests.tui.fake import FakeDaemon, make_app, wait_until
+from tests.tui.fake_chats import say_something
 from tui.app import FcdApp
 from tui.screens.arena import ArenaScreen
 from tui.screens.battle import BattleScreen
 from tui.screens.chat import ChatScreen
+from tui.widgets.chat_list import ChatList
 
 ANSWER = """Because each **int8 row** is scaled back to `bf16` on every matmul:
 
@@ -83,7 +87,8 @@ def test_chat(snap_compare: Callable[..., bool], size: tuple[int, int], look: st
         daemon.say(reasoning_content="The matmul widens each row.")
         daemon.say(ANSWER)
         daemon.end(tokens=118, prompt_tokens=1500)
-        await wait_until(pilot, lambda: not screen.busy)
+        await wait_until(pilot, lambda: screen.chat.turns() and not screen.busy)
+        await pilot.press("ctrl+end")
         screen.prompt.put("show me the profile\nand one line per layer")
         await pilot.pause()
 
@@ -99,7 +104,7 @@ def test_chat_in_trouble(snap_compare: Callable[..., bool], look: str) -> None:
         screen.prompt.put("Hello?")
         await pilot.press("enter")
         daemon.say("Half an ans")
-        await wait_until(pilot, lambda: "Half" in screen.chat.turns[0].variant.text)
+        await wait_until(pilot, lambda: screen.chat.turns() and "Half" in screen.chat.turns()[0].said)
         daemon.go()
         await wait_until(pilot, lambda: not screen.busy and screen.fcd.link.state == "gone")
         await pilot.pause()
@@ -131,6 +136,91 @@ def press(*keys: str) -> Callable[[Pilot[None]], Any]:
 @pytest.mark.parametrize("key", ["f1", "ctrl+l", "ctrl+t"])
 def test_windows(snap_compare: Callable[..., bool], key: str, look: str) -> None:
     assert snap_compare(build(FakeDaemon(), look), run_before=press(key), terminal_size=(80, 24))
+
+
+async def three_chats(daemon: FakeDaemon) -> None:
+    """Kept, one of them pinned and named."""
+    for at, words in enumerate(("How do otters sleep?", "A recipe for bread", "Why is the sky blue?")):
+        daemon.chats.now = 60.0 * (at + 1)
+        chat = await say_something(daemon, (words, f"{words} That is a long story with rivers in it."))
+        if at == 1:
+            await daemon.chats.service.patch(chat, PatchChat(title="Bread", pinned=True))
+
+
+@pytest.mark.parametrize(("size", "look"), [((80, 24), "dark"), ((80, 24), "ascii"), ((120, 40), "dark")])
+def test_chats(snap_compare: Callable[..., bool], size: tuple[int, int], look: str) -> None:
+    """The list: a window, or beside the chat where there is room."""
+    daemon = FakeDaemon()
+
+    async def look_around(pilot: Pilot[None]) -> None:
+        await three_chats(daemon)
+        await settled(pilot)
+        await pilot.press("ctrl+s")
+        await wait_until(pilot, lambda: pilot.app.screen.query(ChatList))
+        found = pilot.app.screen.query_one(ChatList)
+        found.query_one(Input).cursor_blink = False
+        await pilot.press(*"rivers")
+        await wait_until(pilot, lambda: found.words == "rivers" and len(found.rows) == 3)
+        await pilot.pause(0.3)
+
+    assert snap_compare(build(daemon, look), run_before=look_around, terminal_size=size)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_branches(snap_compare: Callable[..., bool], size: tuple[int, int]) -> None:
+    """Variants and branches say which of how many they are; an interrupted answer says so, and files stand below."""
+    daemon = FakeDaemon()
+
+    async def branch(pilot: Pilot[None]) -> None:
+        screen = await settled(pilot)
+        service = daemon.chats.service
+        info = await service.create(CreateChat("guide"))
+        for prompt in ("Which rivers have otters?", "Which rivers have the most otters?"):
+            notes = [Attachment("rivers.txt", data="Tay, Tweed", size=10)]
+            made = await service.generate(info.id, GenerateRequest(prompt, notes, ""))
+            daemon.say("The Tay.")
+            daemon.end(tokens=12, prompt_tokens=40)
+            await wait_until(pilot, lambda: not service._live)
+        await service.generate(info.id, GenerateRequest(again=made.question.id))
+        daemon.say("The Tweed, by")
+        await wait_until(pilot, lambda: "Tweed" in next(iter(service._live.values())).message.content)
+        daemon.chats.kill()
+        await wait_until(pilot, lambda: not service._live)
+        await screen.open_chat(info.id)
+        screen.attachments = [Attachment("more.txt", data="x", size=2048)]
+        screen._show_attached()
+        await pilot.press("tab")
+        await pilot.pause(0.2)
+
+    assert snap_compare(build(daemon, "dark"), run_before=branch, terminal_size=size)
+
+
+@pytest.mark.parametrize("look", ["dark", "ascii"])
+def test_presets(snap_compare: Callable[..., bool], look: str) -> None:
+    daemon = FakeDaemon()
+
+    async def choose(pilot: Pilot[None]) -> None:
+        screen = await settled(pilot)
+        await daemon.chats.service.put_preset("terse", Preset("Be terse.", {"temperature": 0.1}))
+        await pilot.press("ctrl+t")
+        await wait_until(pilot, lambda: pilot.app.screen is not screen)
+        await pilot.press("ctrl+o")
+        await wait_until(pilot, lambda: len(pilot.app.screen_stack) == 3)
+        pilot.app.screen.query_one(Input).cursor_blink = False
+        await pilot.pause(0.2)
+
+    assert snap_compare(build(daemon, look), run_before=choose, terminal_size=(80, 24))
+
+
+def test_attach(snap_compare: Callable[..., bool]) -> None:
+    async def ask(pilot: Pilot[None]) -> None:
+        screen = await settled(pilot)
+        await pilot.press("ctrl+o")
+        await wait_until(pilot, lambda: pilot.app.screen is not screen)
+        pilot.app.screen.query_one(Input).cursor_blink = False
+        await pilot.pause(0.1)
+
+    assert snap_compare(build(FakeDaemon(), "dark"), run_before=ask, terminal_size=(80, 24))
 
 
 def workers() -> FakeDaemon:

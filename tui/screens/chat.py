@@ -213,12 +213,12 @@ class ChatScreen(ChatActions, Screen[None]):
 
     @work(exclusive=True, group="follow")
     async def _follow(self, chat: Conversation, message: ChatMessage) -> None:
-        over = False
+        over, broken = False, None
         try:
             await follow(self.fcd.link.connected(), chat, message)
             over = True
-        except FcdError:
-            pass  # when the daemon is back, it says what became of it
+        except FcdError as error:
+            broken = error  # when the daemon is back, it says what became of the answer
         finally:
             chat.followed = ""
             if chat.info.running == message.id:
@@ -230,6 +230,8 @@ class ChatScreen(ChatActions, Screen[None]):
         view = self.transcript.view_of(message.id)
         if view is not None:
             view.finish()
+            if broken is not None:
+                view.answer.notice(told(broken, self.fcd.key, can_start=self.fcd.link.can_start))
         self._show_context()
         self._draw_note()
         if over:

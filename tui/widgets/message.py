@@ -51,6 +51,10 @@ class MessageView(Uniform, can_focus=True):
         yield Body(self.glyphs, classes="text", shaded=self._shaded)
         yield Static(classes="notice")
 
+    def on_resize(self) -> None:
+        if not self.is_question:
+            self.turn_view.show_head()  # its figures stand at the right
+
     @property
     def body(self) -> Body:
         return cast("Body", self.query_one(".text"))
@@ -96,18 +100,21 @@ class TurnView(Uniform):
         self.show()
 
     @property
+    def _is_ready(self) -> bool:
+        """Whether there is something to draw on."""
+        return bool(self.answer.query(".notice"))
+
+    @property
     def _thoughts(self) -> Body:
         return cast("Body", self.answer.query_one(".thoughts"))
 
     def update(self, turn: Turn) -> None:
         """Show this turn; what stands already is left as it is."""
         self.turn = turn
-        if not self.is_mounted:
+        if not self._is_ready:
             return
         answer = turn.answer
-        shorter = answer is not None and (
-            len(answer.content) < self._written or len(answer.reasoning) < self._thought
-        )
+        shorter = answer is not None and (len(answer.content) < self._written or len(answer.reasoning) < self._thought)
         running = answer is not None and answer.is_running
         if turn.key != self._drawn or shorter or (running and self._finished):
             self.show()
@@ -149,7 +156,7 @@ class TurnView(Uniform):
     def flush(self) -> None:
         """Draw what came since the last flush."""
         answer = self.turn.answer
-        if answer is None or not self.is_mounted:
+        if answer is None or not self._is_ready:
             return
         if len(answer.content) < self._written or len(answer.reasoning) < self._thought:
             self.show()
@@ -197,7 +204,7 @@ class TurnView(Uniform):
     def show_head(self) -> None:
         """Name, variant and figures of the answer; the fold of its thoughts."""
         answer = self.turn.answer
-        if answer is None or not self.is_mounted:
+        if answer is None or not self._is_ready:
             return
         head = self.answer.query_one(".head", Static)
         place = _place(self.turn.answer_place, self.glyphs)
@@ -209,9 +216,6 @@ class TurnView(Uniform):
         self._thoughts.display = bool(answer.reasoning) and self._open
         if answer.reasoning:
             fold.update(_fold_line(answer, self.glyphs, self._open))
-
-    def on_resize(self) -> None:
-        self.show_head()
 
 
 def _place(place: Place, glyphs: Glyphs) -> str:
