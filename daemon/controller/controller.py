@@ -350,6 +350,8 @@ class Controller:
             return
         self._require(name, local=True)
         self.supervisor.read_memory()
+        for model in self.supervisor.state.workers[name].models:
+            self.one_offs.wanted(model)
         self.supervisor.submit(e.RestartRequested(name))
 
     async def stop_worker(self, name: str) -> None:

@@ -307,6 +307,23 @@ def test_a_one_off_that_rests_is_still_served(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_one_off_that_is_restarted_while_it_leaves_is_kept(tmp_path: Path) -> None:
+    async def main() -> None:
+        home, one = tmp_path / "home", folder(tmp_path / "models" / "vicuna")
+        async with running(home) as daemon, client_of(daemon) as client:
+            await load(client, str(one))
+            lease = await daemon.controller.acquire("vicuna")
+            await client.stop_worker("vicuna")
+            await client.restart_worker("vicuna")
+            lease.release()
+            await until(lambda: len(daemon.spawn.pids) == 2 and state_of(daemon, "vicuna") == "ready")
+            (await daemon.controller.acquire("vicuna", keep_alive="0")).release()
+            await until(lambda: state_of(daemon, "vicuna") == "gone")
+            (await daemon.controller.acquire("vicuna")).release()
+
+    asyncio.run(main())
+
+
 def test_flags_of_a_load_end_with_it(tmp_path: Path) -> None:
     async def main() -> None:
         async with running(tmp_path) as daemon, client_of(daemon) as client:
