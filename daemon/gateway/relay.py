@@ -18,9 +18,9 @@ from daemon.gateway.fastchat.generation import Limits
 from daemon.gateway.fastchat.peer import Peers
 from daemon.gateway.fastchat.translation import Kind, Translation, embed
 from daemon.gateway.fields import body_for
-from daemon.gateway.profiles import with_profile
 from daemon.gateway.outlet import Outlet
 from daemon.gateway.prefixes import prefixes_of
+from daemon.gateway.profiles import with_profile
 from daemon.gateway.upstream import Head, UpstreamConnection, UpstreamLost, UpstreamPool, request_bytes
 from daemon.http import error_response, json_response
 from fcd.errors import ApiError, api_error_from_body
