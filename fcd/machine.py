@@ -153,6 +153,14 @@ def cpu_has_bf16() -> bool:
     return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
+def fp32_fits(weights: int, available: int) -> bool:
+    """Whether weights of 16 bits may become 32 in the memory that is free: a third of it is left to everything else.
+
+    Where they may not, models run in bfloat16 though it may be slower.
+    """
+    return 2 * weights <= 0.7 * available
+
+
 def loaded_dtype(device: str, dtype: str, native: str) -> str:
     """The type of a model's floats here: what was asked for, else what suits the machine; empty is the file's own."""
     if dtype not in ("", "auto"):

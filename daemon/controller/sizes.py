@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import psutil
+
 from daemon.controller.vllm_sizes import vllm_needs
 from daemon.scheduler.placement import Needs
 from fcd.catalog import Estimate, Reference, estimate, read_facts
 from fcd.errors import ConfigError, invalid
-from fcd.machine import cpu_has_bf16
+from fcd.machine import cpu_has_bf16, fp32_fits
 from fcd.settings import WorkerSettings, parse_size
 from fcd.wire.admin import ModelOptions
 
@@ -76,7 +78,15 @@ def dtype_of(reference: Reference, options: ModelOptions, defaults: WorkerSettin
         return wanted
     native = read_facts(reference.path).dtype if reference.path is not None else ""
     wide = not on_gpu and options.device != "mps" and native not in ("", "float32") and not cpu_has_bf16()
-    return "float32" if wide else ""
+    return "float32" if wide and (options.quantization or _fits_wide(reference)) else ""
+
+
+def _fits_wide(reference: Reference) -> bool:
+    """The engine's own rule: where fp32 would not fit, the numbers stay as they are."""
+    if reference.path is None:
+        return True
+    weights = sum(file.stat().st_size for file in reference.path.glob("*.safetensors"))
+    return fp32_fits(weights, psutil.virtual_memory().available)
 
 
 def _total(found: Estimate | None) -> int:

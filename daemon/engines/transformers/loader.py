@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from daemon.engines.transformers.adapter_files import AdapterFile, read_adapters
 from daemon.engines.transformers.context import context_length
 from daemon.engines.transformers.families import can_pack, encoder_length, has_pooler, is_encoder
 from daemon.engines.transformers.folder import check_folder, tokenizer_missing
+from daemon.engines.transformers.number_format import choose_on_cpu
 from daemon.engines.transformers.packed import packed_agrees
 from daemon.engines.transformers.placement import Placement, gpu_kv_bytes, left_in_memory, parse_bytes, place
 from daemon.engines.transformers.pooling import Pooling, read_pooling
@@ -28,6 +29,7 @@ from daemon.engines.transformers.progress import report_progress
 from daemon.engines.transformers.quantizer import bits_of, quantization_config
 from daemon.engines.transformers.threads import choose_threads
 from fcd.errors import FcdError, ModelLoadError
+from fcd.paths import resolve_paths
 
 log = logging.getLogger("fcd.engine")
 _load_lock = threading.Lock()
@@ -83,7 +85,8 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     stored = check_prequantized(config, device.type, options.quantization)
     tokenizer = _load_tokenizer(folder, trust)
     native = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
-    dtype = devices.choose_dtype(options.dtype, native, device)
+    measured = None if stored or options.quantization else _measured_dtype(folder, config)
+    dtype = devices.choose_dtype(options.dtype, native, device, measured)
     placement = place(options, device)
     model = _load_weights(folder, config, dtype, placement, options, progress)
     model.eval().requires_grad_(False)
@@ -99,6 +102,17 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     if adapters and kind != "packed":
         raise no_adapters(options)
     return LoadedModel(model, tokenizer, info, kind, adapters, pooling)
+
+
+def _measured_dtype(folder: Path, config: Any) -> Callable[[], torch.dtype]:
+    """What is faster on this CPU, asked only where that decides."""
+
+    def choose() -> torch.dtype:
+        weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        cache = resolve_paths().cache / "measured.json"
+        return choose_on_cpu(config, weights, psutil.virtual_memory().available, cache)
+
+    return choose
 
 
 def no_adapters(options: LoadOptions) -> ModelLoadError:
