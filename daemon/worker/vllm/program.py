@@ -42,6 +42,11 @@ _LOG_LINES = 400
 _MOST_TRIES = 4
 _POLL_S = 0.2
 _STOP_SIGNAL = 15
+_CAPABILITIES = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+}
 _DEV_MODE = {"VLLM_SERVER_DEV_MODE": "1"}
 """Opens the routes for sleeping, among others; all of them on a socket that only this user's processes reach."""
 
@@ -209,8 +214,10 @@ class VllmProgram(ChildProgram):
         return str(explain(list(self._child.lines), how_it_ended(code)))
 
     def _capabilities(self) -> list[str]:
-        tools = ["tools"] if "--tool-call-parser" in self._plan.flags else []
-        return ["chat", "completions", *tools, *(["sleep"] if self._plan.sleeps else [])]
+        """What it has routes for, since one that makes embeddings does not chat, and what it was started with."""
+        found = [name for route, name in _CAPABILITIES.items() if route in self._relay.fields]
+        calls = "--tool-call-parser" in self._plan.flags or self._plan.said("--tool-call-parser")
+        return [*found, *(["tools"] if calls else []), *(["sleep"] if self._plan.sleeps else [])]
 
     def _extension(self) -> FcdExtension:
         server = self._serving.ready()

@@ -66,7 +66,8 @@ def _enter(stage: str, detail: str = "") -> Callable[[Start, re.Match[str]], Non
 
 def _counted(stage: str, unit: str) -> Callable[[Start, re.Match[str]], None]:
     def take(start: Start, found: re.Match[str]) -> None:
-        start.stage = Progress(stage, float(found["done"]), float(found["total"]), detail=unit)
+        detail = f"({found['done']} of {found['total']} {unit})"
+        start.stage = Progress(stage, float(found["done"]), float(found["total"]), detail=detail)
 
     return take
 

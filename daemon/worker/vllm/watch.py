@@ -11,7 +11,8 @@ from daemon.worker.child.server import ChildServer
 from daemon.worker.vllm.metrics import Figures, Meter, read_figures
 from fcd.errors import ApiError
 
-_EVERY_S = 1.0
+_EVERY_S = 2.0
+"""vLLM writes its figures on the loop that streams answers: not too often."""
 _SILENT_LOOKS = 3
 """So many looks without an answer, each of up to five seconds, and it hangs."""
 

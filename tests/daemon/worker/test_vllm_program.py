@@ -33,7 +33,9 @@ esac
 class Running:
     """One worker, watched as the supervisor watches it."""
 
-    def __init__(self, home: Path, *words: str, gpu: bool = False, stall_s: float = 60.0, **fails: str) -> None:
+    def __init__(
+        self, home: Path, *words: str, gpu: bool = False, stall_s: float = 60.0, key: str = "", **fails: str
+    ) -> None:
         self.home = home
         self.pids = home / "pids"
         self.events: list[dict[str, Any]] = []
@@ -57,7 +59,7 @@ class Running:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(home / "log").open("w"),
-            env={**kept, "FCD_HOME": str(home), "FCD_PARENT_WATCH": "1"},
+            env={**kept, "FCD_HOME": str(home), "FCD_PARENT_WATCH": "1", "FCD_WORKER_KEY": key},
             start_new_session=True,
         )
         assert self.process.stdout is not None
@@ -284,6 +286,22 @@ def test_adapters_are_models(tmp_path: Path) -> None:
         assert complete(url, model="pirate").json()["model"] == "pirate"
         body = {"model": "pirate", "prompt": "x", "max_new_tokens": 1}
         assert httpx.post(f"{url}/worker_generate", json=body).json()["error_code"] == 0
+
+
+def test_a_daemon_elsewhere_reaches_it_with_its_key_alone(tmp_path: Path) -> None:
+    with running(tmp_path, "--host", "0.0.0.0", key="secret", gpu=True) as worker:
+        url = worker.url
+        for path in ("/v1/completions", "/sleep", "/wake_up", "/worker_generate"):
+            refused = httpx.post(f"{url}{path}", json={"model": "m", "prompt": "x"})
+            assert (refused.status_code, path) == (401, path)
+        headers = {"Authorization": "Bearer secret"}
+        # The daemon has chosen this worker, whatever name the client used.
+        body = {"model": "an alias", "prompt": "x", "max_tokens": 2, "stream": True}
+        streamed = httpx.post(f"{url}/v1/completions", json=body, headers=headers).text
+        assert streamed.endswith("data: [DONE]\n\n")
+        assert '"model": "m"' in streamed
+        assert httpx.post(f"{url}/sleep", headers=headers).status_code == 200
+        assert httpx.post(f"{url}/wake_up", headers=headers).status_code == 200
 
 
 def test_flags_of_vllm_are_refused_for_others(tmp_path: Path) -> None:
