@@ -147,6 +147,10 @@ class Controller:
         finally:
             self.hub.close()
 
+    @property
+    def closing(self) -> bool:
+        return self._closing
+
     def not_ready(self) -> list[str]:
         if self._closing:
             return ["The daemon is shutting down."]

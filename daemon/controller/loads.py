@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from daemon.controller.hub import Subscription, TooManyWatchers
 from daemon.supervisor.launch import LaunchSpec
 from fcd.wire.admin import LoadEvent, LoadRequest, Progress, WorkerInfo
 
 if TYPE_CHECKING:
     from daemon.controller.controller import Controller
 
+_TOO_MANY = "Too many clients watch already. Nothing was loaded: ask again in a moment."
+_UNSEEN = "Too many clients watch. The load goes on: `fcd ps` shows how far it is."
+
 
 async def follow_load(
     controller: Controller, spec: LaunchSpec, request: LoadRequest, idle_s: float
 ) -> AsyncGenerator[LoadEvent | None, None]:
     """Progress whenever it changes, then one `ready` or `error`; None after `idle_s` without news."""
-    with controller.hub.subscribe() as changes:
-        controller.begin_load(spec, request)
-        shown: LoadEvent | None = None
+    shown: LoadEvent | None = None
+    changes: Subscription | None = None
+    with ExitStack() as watching:
         while True:
+            begun = changes is not None
+            if changes is None or changes.closed:
+                if controller.closing:
+                    yield LoadEvent("error", spec.name, error="The daemon is shutting down.")
+                    return
+                try:
+                    # One whose client did not keep up was let go: what counts is how the load stands now.
+                    changes = watching.enter_context(controller.hub.subscribe())
+                except TooManyWatchers:
+                    yield LoadEvent("error", spec.name, error=_UNSEEN if begun else _TOO_MANY)
+                    return
+            if not begun:
+                controller.begin_load(spec, request)
             event = load_status(controller, spec)
             if event != shown:
                 shown = event
@@ -29,13 +47,9 @@ async def follow_load(
                 return
             try:
                 async with asyncio.timeout(idle_s):
-                    change = await changes.next()
+                    await changes.next()
             except TimeoutError:
                 yield None
-                continue
-            if change is None:
-                yield LoadEvent("error", spec.name, error="The daemon is shutting down.")
-                return
 
 
 def served_elsewhere(controller: Controller, name: str) -> LoadEvent | None:

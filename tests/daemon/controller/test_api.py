@@ -157,6 +157,34 @@ def test_a_client_that_leaves_does_not_stop_the_load(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_one_who_follows_a_load_too_slowly_is_told_how_it_ended(tmp_path: Path) -> None:
+    async def main() -> None:
+        go = tmp_path / "go"
+        async with running(tmp_path, spawn=FakeSpawn(FAKE_MODE="slow", FAKE_GO=str(go))) as daemon:
+            following = await daemon.controller.load(LoadRequest("guide"))
+            first = await anext(following)
+            assert first is not None
+            for _ in range(3000):
+                daemon.controller.hub.publish(DaemonEvent("models"))
+            go.touch()
+            seen = [event async for event in following if event is not None]
+            assert seen[-1].type == "ready", seen[-1]
+            await until(lambda: not daemon.controller.hub._watchers)
+
+    asyncio.run(main())
+
+
+def test_a_load_that_nobody_can_follow_is_refused_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon, client_of(daemon) as client:
+            monkeypatch.setattr("daemon.controller.hub._WATCHERS", 0)
+            (event,) = await load(client, "guide")
+            assert (event.type, state_of(daemon)) == ("error", "gone")
+            assert "ask again" in event.error
+
+    asyncio.run(main())
+
+
 def test_workers_are_started_listed_restarted_and_stopped(tmp_path: Path) -> None:
     async def main() -> None:
         async with running(tmp_path) as daemon, client_of(daemon) as client:
