@@ -150,14 +150,6 @@ class DecodeGraphs:
         self.failed = ""
         """Why no more graphs are captured."""
 
-    def takes(self, rows: int) -> bool:
-        """Whether a decode step of so many rows can run here."""
-        bucket = bucket_of(rows, self.buckets)
-        if bucket is None:
-            return False
-        self._keep_up()
-        return bucket in self._graphs or not self.failed
-
     def logits(
         self,
         ids: Sequence[int],
@@ -172,12 +164,13 @@ class DecodeGraphs:
             tokens: the ids where they are known to the device only; `ids` are then ignored.
         """
         rows = len(ids)
-        bucket = bucket_of(rows, self.buckets)
-        if bucket is None:
-            return None
         self._keep_up()
-        graph = self._graphs.get(bucket) or self._make(bucket)
-        if graph is None:
+        bucket = bucket_of(rows, self.buckets)
+        if bucket is not None and self.failed:
+            # A larger one that is there is still better than none.
+            bucket = bucket_of(rows, sorted(self._graphs))
+        graph = None if bucket is None else self._graphs.get(bucket) or self._make(bucket)
+        if bucket is None or graph is None:
             return None
         graph.inputs.copy_(self._staged(pad_inputs(ids, positions, bases, bucket)), non_blocking=True)
         if tokens is not None:
@@ -197,6 +190,7 @@ class DecodeGraphs:
     def _keep_up(self) -> None:
         if self._generation != self._store.generation:
             self._graphs.clear()
+            self.failed = ""
             self._generation = self._store.generation
             self._pool = torch.cuda.graph_pool_handle() if self._pinned else None
             self.bytes = 0

@@ -15,7 +15,7 @@ from fcd.errors import ModelLoadError
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _KV_SHARE = 0.8
 """Without a limit from the user, weights take at most this much of a GPU's free memory: the rest is for KV."""
-_OVERHEAD = 1 << 30
+_OVERHEAD = 3 << 29
 """Under a limit from the user: what CUDA itself, a step's intermediate results and its graphs take."""
 _WEIGHTS_UNDER_LIMIT = 0.85
 """The weights' share of the rest; what they leave is for KV."""

@@ -234,6 +234,34 @@ def test_rows_outgrow_their_place_and_memory_is_short(in_place: list[int]) -> No
     with_engine("llama", test, kv_bytes=700 * 3 * 2 * 16 * 2 * 4)
 
 
+def test_without_room_for_more_graphs_larger_ones_serve_and_none_is_no_error(
+    in_place: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = greedy("llama", PROMPTS[0], 20)
+    capture = cuda_graphs.capture_cuda
+    captured: list[int] = []
+
+    def once(run: Callable[[], None], pool: Any) -> Any:
+        if captured:
+            raise RuntimeError("out of memory")
+        captured.append(1)
+        return capture(run, pool)
+
+    def never(run: Callable[[], None], pool: Any) -> Any:
+        raise RuntimeError("out of memory")
+
+    async def test(engine: Engine) -> None:
+        assert (await ask(engine, PROMPTS[0], max_tokens=20)).ids == wanted
+
+    monkeypatch.setattr(cuda_graphs, "capture_cuda", once)
+    with_engine("llama", test, max_batch=4)
+    assert in_place
+    in_place.clear()
+    monkeypatch.setattr(cuda_graphs, "capture_cuda", never)
+    with_engine("llama", test, max_batch=4)
+    assert not in_place
+
+
 def test_fits_only_what_the_kernel_can_do() -> None:
     cuda = torch.device("cuda")
     plain = attention.AttentionKind(1.0)
