@@ -89,5 +89,8 @@ class Estimates:
         return f"GPU {number}" + (f" ({card})" if card else "")
 
     def _is_loaded(self, spec: LaunchSpec) -> bool:
-        model = self._supervisor.state.models.get(spec.name)
+        """As it was asked for: under another engine it would be loaded anew."""
+        model, known = self._supervisor.state.models.get(spec.name), self._supervisor.specs.get(spec.name)
+        if known is not None and known.options.engine != spec.options.engine:
+            return False
         return model is not None and any(self._supervisor.state.workers[name].serving for name in model.workers)

@@ -226,6 +226,7 @@ def _sent_elsewhere(turn: Turn, event: e.SentElsewhere) -> None:
 
 def _memory(turn: Turn, event: e.MemoryRead) -> None:
     turn.state.free = dict(event.free)
+    turn.state.read_at = turn.now
     if turn.state.pending or turn.state.short:
         place(turn)
 

@@ -134,9 +134,9 @@ def _make_room(turn: Turn, needs: Needs, rested: Worker | None) -> None:
     there = set(candidates(needs, turn.state.free))
     resting = (each for each in turn.state.local_workers() if each.awake and each is not rested)
     fresh = [each.idle_since for each in resting if there & set(each.claims)]
-    until = max(fresh, default=float("-inf")) + turn.state.config.settle_s
-    if turn.now < until:
-        turn.arm("place", "", until)
+    latest, settle_s = max(fresh, default=float("-inf")), turn.state.config.settle_s
+    if turn.now < latest + settle_s or turn.state.read_at <= latest:
+        turn.arm("place", "", max(latest, turn.now) + settle_s)
         return
     chosen, lying = leaving(turn.state, needs, rested)
     for worker in chosen:

@@ -122,6 +122,8 @@ class State(msgspec.Struct):
     """Models that have fewer workers than they are to have."""
     free: dict[str, int] = msgspec.field(default_factory=dict)
     """Bytes free on each device, as last read; one that is missing is not bounded."""
+    read_at: float = float("-inf")
+    """When that was."""
     base: dict[str, int] = msgspec.field(default_factory=dict)
     """Bytes that were free on a device before those began that are loading there now."""
     epoch: int = 0

@@ -67,7 +67,7 @@ def add_model_flags(parser: Parser) -> None:
     own.add_argument(
         "--gpu-memory-utilization",
         type=_share,
-        default=0.0,
+        default=0,
         metavar="0.9",
         help="the share of each GPU's whole memory that it takes",
     )

@@ -45,7 +45,7 @@ class ModelOptions(msgspec.Struct, omit_defaults=True):
     """A folder or repo whose tokenizer is taken instead of the model's own."""
     quantize_with: str = ""
     """The engine's own name of a way to quantize, such as vLLM's `awq` or `fp8`; goes before `quantization`."""
-    gpu_memory_utilization: float = 0.0
+    gpu_memory_utilization: float = 0
     """Share of each GPU's whole memory that vLLM takes, 0 to 1; 0 leaves it to be worked out."""
     max_model_len: int = 0
     """The longest context that vLLM makes room for; 0 is the model's own."""

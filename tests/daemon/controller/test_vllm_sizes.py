@@ -7,7 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.controller.sizes import needs_of
@@ -110,6 +110,7 @@ def test_the_kv_budget_reaches_our_own_engine_only() -> None:
 SIZES = st.integers(1, 80)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(SIZES, SIZES, SIZES), min_size=1, max_size=4))
 def test_a_share_is_never_more_than_is_free(cards: list[tuple[int, int, int]]) -> None:
     totals = {f"GPU-{number}": max(each) * G for number, each in enumerate(cards)}

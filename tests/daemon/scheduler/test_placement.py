@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.scheduler import Config, State, decide
@@ -209,6 +209,7 @@ CARDS = st.lists(st.integers(0, 30), max_size=8)
 SPLITS = st.sampled_from(((), (1, 2, 4, 8), (1, 2, 4, 8, 3, 6), (1,)))
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 60), st.integers(0, 90), CARDS, SPLITS, st.booleans(), st.sets(st.integers(0, 7)),
 )  # fmt: skip

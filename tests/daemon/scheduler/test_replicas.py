@@ -169,6 +169,7 @@ def ask(world: World, prefixes: tuple[int, ...]) -> int:
     return number
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 30_000), max_size=50), st.sampled_from(("x", "y")))
 def test_the_table_is_bounded(prefixes: list[int], worker: str) -> None:
     table = Affinity()
