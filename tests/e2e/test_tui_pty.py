@@ -175,6 +175,7 @@ def test_an_answer_goes_on_without_its_terminal_and_two_terminals_see_it(shared_
         two.wait("● daemon", within=60)
         two.wait(LONG)
         two.type(CTRL_S)
+        two.wait("enter open")
         two.type(ENTER)
         two.wait(lambda text: "tok/s" in text, within=30)
         one.type("Hello there")

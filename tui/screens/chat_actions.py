@@ -200,21 +200,23 @@ class ChatActions(_Base):
         await me.change(system=found.system, params=dict(found.params))
         me.notify(f"Preset {found.name}.", timeout=2, markup=False)
 
-    @work(exclusive=True, group="picker")
-    async def action_pick_chat(self) -> None:
+    def action_pick_chat(self) -> None:
         """To the list beside the chat, or the list as a window."""
-        from tui.widgets.chat_list import ChatsDialog
-
         me = self._me
         if (sidebar := me.sidebar) is not None:
-            sidebar.query_one("Input").focus()
-            return
-        if me.fcd.link.state != "up":
+            me.set_focus(sidebar.query_one("Input"))  # at once: the next key is the list's
+        elif me.fcd.link.state != "up":
             me.notify("The daemon keeps the chats, and it is not there.", severity="warning", markup=False)
-            return
-        chosen = await me.fcd.push_screen_wait(ChatsDialog(me.chat.id))
+        else:
+            self._pick_chat()
+
+    @work(exclusive=True, group="picker")
+    async def _pick_chat(self) -> None:
+        from tui.widgets.chat_list import ChatsDialog
+
+        chosen = await self._me.fcd.push_screen_wait(ChatsDialog(self._me.chat.id))
         if chosen is not None:
-            me.open_from_list(chosen)
+            self._me.open_from_list(chosen)
 
     def action_sidebar(self) -> None:
         """Show or hide the list beside the chat."""

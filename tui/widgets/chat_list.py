@@ -77,6 +77,12 @@ class ChatList(Vertical):
         if self.fcd.link.state == "up" and not self.rows:
             self.refresh_rows()
 
+    def on_descendant_focus(self) -> None:
+        self.add_class("-used")  # its keys are told only then
+
+    def on_descendant_blur(self) -> None:
+        self.remove_class("-used")
+
     @property
     def words(self) -> str:
         return self.query_one(Input).value.strip()
