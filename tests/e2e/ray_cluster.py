@@ -15,8 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import psutil
 import pytest
+
+from fcd.paths import resolve_paths
+from tests.e2e.harness import Home
 
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "0123456789abcdef" * 2
@@ -67,6 +71,15 @@ class RayCluster:
     def reserved(self) -> list[str]:
         found: list[str] = self._tell("reserved")
         return found
+
+
+def workers_of(home: Home) -> list[dict[str, Any]]:
+    """What the daemon says of its workers; asked over HTTP, since a process for each look costs more than it."""
+    token = resolve_paths({"FCD_HOME": str(home.folder)}).admin_token.read_text().strip()
+    answer = httpx.get(f"{home.url}/api/workers", headers={"Authorization": f"Bearer {token}"}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["workers"]
+    return found
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pytest
 from daemon.cluster.link import AgentLink
 from daemon.cluster.messages import AgentError
 from tests.e2e.harness import Home, chat, free_port, is_running, wait_for
-from tests.e2e.ray_cluster import RayCluster, ray_cluster
+from tests.e2e.ray_cluster import RayCluster, ray_cluster, workers_of
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +92,7 @@ def test_a_machine_beside_the_cluster_uses_it_through_rays_client(cluster: RayCl
         ]
         assert len(agents) == 1
         home.fcd("worker", "stop", NAME)
-        wait_for(lambda: home.workers() == [], within=30, what="it is gone")
+        wait_for(lambda: workers_of(home) == [], within=30, what="it is gone")
         assert register(home, token) == 401
         assert not is_running(pid)
         assert cluster.reserved() == []
@@ -102,7 +102,7 @@ def test_a_machine_beside_the_cluster_uses_it_through_rays_client(cluster: RayCl
 
 
 def worker(home: Home) -> dict[str, Any]:
-    (found,) = home.workers()
+    (found,) = workers_of(home)
     return found
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.e2e.harness import Home, chat, free_port, is_running, wait_for
-from tests.e2e.ray_cluster import RayCluster, ray_cluster
+from tests.e2e.ray_cluster import RayCluster, ray_cluster, workers_of
 
 pytestmark = pytest.mark.slow
 
@@ -35,17 +35,18 @@ def home_for(cluster: RayCluster, folder: Path, **environ: str) -> Home:
 
 
 def workers(home: Home) -> dict[str, dict[str, Any]]:
-    return {worker["name"]: worker for worker in home.workers()}
+    return {worker["name"]: worker for worker in workers_of(home)}
 
 
 def all_ready(home: Home, *names: str) -> dict[str, dict[str, Any]]:
-    """The workers, when all of these serve."""
+    """The workers, when all of these serve and the cluster has said where."""
 
     def reached() -> dict[str, dict[str, Any]]:
         found = workers(home)
-        return found if all(found.get(name, {}).get("state") == "ready" for name in names) else {}
+        wanted = [found.get(name, {}) for name in names]
+        return found if all(each.get("state") == "ready" and each.get("pid") for each in wanted) else {}
 
-    return wait_for(reached, within=60, what=f"{names} are ready: {workers(home)}")
+    return wait_for(reached, within=120, what=f"{names} are ready: {workers(home)}")
 
 
 def again(home: Home, name: str, pids: dict[str, int]) -> None:
