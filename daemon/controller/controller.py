@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("fcd.controller")
 
 _GPU_REFRESH_S = 5.0
+_GPU_REFRESH_WAITING_S = 1.0
+"""While a model waits for memory."""
 _TIDY_S = 30.0
 _CHANGES_S = 0.2
 """Watchers hear of a worker's numbers at most this often; of its state, at once."""
@@ -185,7 +187,8 @@ class Controller:
 
     async def _watch_gpus(self) -> None:
         while True:
-            await asyncio.sleep(_GPU_REFRESH_S)
+            waiting = self.supervisor.state.pending or self.supervisor.state.short
+            await asyncio.sleep(_GPU_REFRESH_WAITING_S if waiting else _GPU_REFRESH_S)
             await self._machine.refresh()
             self.supervisor.read_memory(force=True)
 
