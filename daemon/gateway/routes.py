@@ -16,7 +16,6 @@ from daemon.gateway.fastchat.peer import Peers
 from daemon.gateway.models import find_model, model_card, model_list, only_ready_model
 from daemon.gateway.outlet import Outlet
 from daemon.gateway.relay import Order, Relay
-from daemon.gateway.responses.route import PATH as RESPONSES
 from daemon.gateway.responses.route import respond
 from daemon.gateway.routing import RoutedCall, check_model_name, read_call
 from daemon.gateway.upstream import UpstreamPool
@@ -84,7 +83,7 @@ def gateway_routes(context: DaemonContext, special: SpecialModels | None = None)
     async def send(outlet: Outlet, order: Order) -> HTTPResponse | None:
         return await Relay(context, pool, outlet, order, peers).run()
 
-    @routes.post(RESPONSES)
+    @routes.post("/v1/responses")
     async def responses(request: AnyRequest) -> HTTPResponse | None:
         return await respond(ClientStream(request), request.body, choose, send)
 
