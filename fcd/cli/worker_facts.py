@@ -65,6 +65,7 @@ def worker_facts(worker: WorkerInfo, now: float) -> list[tuple[str, str]]:
         ("started", _when(worker.started_at, now)),
         ("last used", _when(worker.last_used, now)),
         ("capabilities", ", ".join(worker.capabilities)),
+        ("notes", " ".join(worker.notes)),
         ("log", worker.log),
     )
     return [(label, printable(text)) for label, text in said if text]

@@ -123,6 +123,7 @@ def test_failures_are_told_where_people_look(home: Home) -> None:
     assert ask(home, "long").status_code == 200
     worker = next(each for each in home.workers() if "long" in each["models"])
     assert "992 tokens" in worker["notes"][0]
+    assert "992 tokens" in home.fcd("worker", "show", worker["name"]).stdout
     assert worker["context_length"] == 992
 
 
