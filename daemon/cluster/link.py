@@ -71,7 +71,7 @@ class AgentLink:
             if self.connected and self._process is not None and self._process.returncode is None:
                 return
             await self._end()
-            if importlib.util.find_spec("ray") is None:
+            if any(importlib.util.find_spec(name) is None for name in ("ray", "grpc")):
                 raise AgentError(
                     "Ray is not installed here.", hint=f"Install it where fcd is: {INSTALL}", code="no_ray"
                 )
