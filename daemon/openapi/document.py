@@ -21,7 +21,7 @@ ERRORS: Mapping[int, str] = {
     404: "There is no such model, worker or thing; near names are given.",
     408: "The body did not arrive in time.",
     409: "It is in the way of something that is there.",
-    413: "The body is larger than daemon.max_body_bytes.",
+    413: "The body is larger than daemon.max_body_bytes, or the address longer than can be read.",
     415: "The body is not labelled application/json.",
     429: "Too much waits already; Retry-After says when to come back.",
     500: "A fault of fcd's own.",
@@ -117,6 +117,8 @@ def _responses(operation: Operation, schemas: Mapping[Any, Any]) -> dict[str, An
         statuses |= {*_KEYED}
     if operation.method != "GET":
         statuses |= {*_WITH_BODY}
+    if operation.query:
+        statuses |= {413}
     if operation.need in (Need.INFERENCE, Need.CONTROLLER):
         statuses |= {*_RELAYED}
     if operation.need in (Need.ADMIN, Need.JOIN) or operation.path.startswith("/api/"):
