@@ -178,7 +178,7 @@ def bindings(where: Where) -> list[BindingType]:
                 action.label,
                 show=False,
                 id=action.id,
-                priority=where == "everywhere",
+                priority=where == "everywhere" or action.keys == "f7",  # a field for text selects all with it
             )
         )
     return found
@@ -225,11 +225,19 @@ _NAMES = {
 }
 
 
+def keys_shown(action: Action, moved: Mapping[str, str], glyphs: Glyphs) -> str:
+    """All the keys of an action as people write them, each once."""
+    keys = (moved.get(action.id) or action.keys).split(",")
+    return " ".join(dict.fromkeys(show_key(key.strip(), glyphs) for key in keys if key))
+
+
 def show_key(key: str, glyphs: Glyphs) -> str:
     """A key as people write it: `^r`, `F1`, `esc`."""
     if key.startswith("ctrl+"):
         rest = key.removeprefix("ctrl+")
         return f"^{_NAMES.get(rest, rest)}"
+    if key.startswith("shift+") and len(key) == len("shift+g"):
+        return key[-1].upper()
     if key in ("enter", "up", "down", "left", "right"):
         arrows = {"enter": glyphs.enter, "up": glyphs.up, "down": "↓", "left": "←", "right": "→"}
         return arrows[key] if key in ("enter", "up") or not glyphs.ascii else key

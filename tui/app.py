@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual import work
-from textual.app import App, SystemCommand
+from textual.app import App, SuspendNotSupported, SystemCommand
 from textual.content import Content
 from textual.screen import Screen
 from textual.scrollbar import ScrollBar, ScrollBarRender
@@ -20,7 +20,7 @@ from fcd.paths import Paths, resolve_paths
 from fcd.settings import Settings, load_settings
 from fcd.wire.admin import DaemonEvent, LoadEvent, LoadRequest, Progress
 from tui import formats
-from tui.actions import ACTIONS, BY_ID, HEADINGS, PLACES, Where, bindings, key_of, keymap, show_key
+from tui.actions import ACTIONS, BY_ID, HEADINGS, PLACES, Where, bindings, key_of, keymap, keys_shown, show_key
 from tui.chat_work import ChatWork
 from tui.fits import Memory, probe_memory
 from tui.glyphs import AsciiScrollBar, choose_glyphs
@@ -222,9 +222,8 @@ class FcdApp(App[None]):
         for action in ACTIONS:
             if action.where != where or (self.readonly and action.destructive):
                 continue
-            key = key_of(action, self.moved_keys)
             command = f"/{action.command}" if action.command else ""
-            yield (f"  {show_key(key, self.glyphs) if key else '':<7}", "bold $text-accent")
+            yield (f"  {keys_shown(action, self.moved_keys, self.glyphs):<11} ", "bold $text-accent")
             yield (f"{command:<10}", "$text-accent")
             yield (f"{action.help} ", "")
             yield (f"({action.id})\n", "$foreground 40%")
@@ -274,10 +273,11 @@ class FcdApp(App[None]):
     @contextlib.contextmanager
     def suspend(self) -> Iterator[None]:
         """As Textual does it; in a browser there is no terminal to lend."""
-        if self.is_web:
-            raise OSError("a browser has no terminal for it")
-        with super().suspend():
-            yield
+        try:
+            with super().suspend():
+                yield
+        except SuspendNotSupported as error:
+            raise OSError("there is no terminal to lend, as in a browser") from error
 
     async def action_quit(self) -> None:
         await self.action_leave()

@@ -164,9 +164,9 @@ class WorkersScreen(WorkerActions, Screen[None]):
         again = "" if self.fcd.readonly else f"  {self.fcd.key('load_worker')} tries again"
         for model in self.failures.keys() - known:
             lines.append((f" {model} is not loaded: {self.failures[model].splitlines()[0]}{again}", "$text-error"))
-        loads = self.query_one("#loads", Static)
-        loads.display = bool(lines)
-        loads.update(Content("\n").join(Content.styled(line, style) for line, style in lines[:_LOADS]))
+        for loads in self.query("#loads").results(Static):  # none any more where the interface is being left
+            loads.display = bool(lines)
+            loads.update(Content("\n").join(Content.styled(line, style) for line, style in lines[:_LOADS]))
 
     def _draw_devices(self) -> None:
         """The strip of devices, and what the daemon says is wrong."""
