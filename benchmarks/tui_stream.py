@@ -1,7 +1,8 @@
 """How much it costs to show an answer while it is written: fcd's Chat screen beside Textual's own streaming Markdown.
 
-    python benchmarks/tui_stream.py [--tokens 1500] [--rate 150] [--kinds prose,list] [--json]
+    python benchmarks/tui_stream.py [--tokens 1500] [--rate 150] [--kinds prose,panes:list] [--json]
 
+`panes:KIND` writes two answers at once (half as many tokens each), `history:KIND` one below 200 messages.
 Both are drawn 20 times a second into a real pseudo-terminal of 120x40, from one process each, one after the other in
 one run. Lag is how late a 10 ms timer of the event loop fires: what somebody who types meanwhile would feel. CPU is
 the whole process's, per token. A token is four characters.
@@ -20,7 +21,7 @@ import struct
 import sys
 import termios
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -79,81 +80,106 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.02)
 
 
-def ours(text: str, rate: float, lag: Lag) -> None:
-    from fcd.settings import Settings
-    from fcd.wire.admin import WorkerInfo
+def ours(text: str, rate: float, lag: Lag, scene: str) -> None:
+    from tests.tui.fake import FakeDaemon, make_app
+    from tests.tui.fake_chats import say_something
     from tui.app import FcdApp
-    from tui.chats import FileChats
     from tui.screens.chat import ChatScreen
 
-    class Client:
-        async def is_alive(self) -> bool:
-            return True
+    daemon = FakeDaemon()
 
-        async def workers(self) -> list[WorkerInfo]:
-            return [WorkerInfo("guide", ["guide"], "ready", context_length=8192)]
-
-        async def watch(self) -> AsyncIterator[Any]:
-            await asyncio.Event().wait()
-            yield None
-
-        async def chat(self, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-            async for piece in tokens(text, rate):
-                yield {"choices": [{"delta": {"content": piece}}]}
-
-    async def factory(address: object) -> Any:
-        return Client()
-
-    folder = Path(os.environ["BENCH_FOLDER"])
-    app = FcdApp(Settings(), FileChats(folder), client_factory=factory)
-
-    async def drive() -> None:
-        await until(lambda: app.link.state == "up")
+    async def one(app: FcdApp) -> None:
         screen = app.screen
         assert isinstance(screen, ChatScreen)
-        await asyncio.sleep(0.5)
         with Measured(lag):
             screen.prompt.put("Go on")
             screen.prompt.action_send()
             await until(lambda: screen.busy)
+            async for piece in tokens(text, rate):
+                daemon.say(piece)
+            daemon.end()
             await until(lambda: not screen.busy)
-        app.exit()
 
-    app.call_later(lambda: app.run_worker(drive()))
-    app.run()
+    async def two(app: FcdApp) -> None:
+        await app.run_action("go_battle")
+        await until(lambda: hasattr(app.screen, "battle"))
+        screen: Any = app.screen
+        screen.prompt.put("Go on")
+        screen.prompt.action_send()
+        await until(lambda: daemon.arena.calls)
+        with Measured(lag):
+            async for piece in tokens(text, rate / 2):
+                daemon.arena.write("a", piece)
+                daemon.arena.write("b", piece)
+            daemon.arena.done()
+            await until(lambda: not screen.busy)
+
+    async def drive(app: FcdApp) -> None:
+        try:
+            await until(lambda: app.link.state == "up")
+            await asyncio.sleep(0.5)
+            if scene == "history":
+                assert isinstance(app.screen, ChatScreen)
+                await app.screen.open_chat(chat)
+                await asyncio.sleep(1.0)
+            await (two if scene == "panes" else one)(app)
+        finally:
+            app.exit()
+
+    chat = ""
+
+    async def start() -> None:
+        nonlocal chat
+        if scene == "history":
+            answer = KINDS["mixed"](800)[:800]
+            chat = await say_something(daemon, *[(f"Question {n}", answer) for n in range(_HISTORY // 2)])
+        app = make_app(daemon)
+        app.call_later(lambda: app.run_worker(drive(app)))
+        await app.run_async()
+
+    asyncio.run(start())
 
 
-def stock(text: str, rate: float, lag: Lag) -> None:
+def stock(text: str, rate: float, lag: Lag, scene: str) -> None:
     from textual.app import App, ComposeResult
-    from textual.containers import VerticalScroll
+    from textual.containers import Horizontal, VerticalScroll
     from textual.widgets import Markdown, TextArea
+
+    panes = 2 if scene == "panes" else 1
 
     class Stock(App[None]):
         CSS = "TextArea { height: 3 }"
 
         def compose(self) -> ComposeResult:
-            with VerticalScroll():
-                yield Markdown()
+            with Horizontal():
+                for _ in range(panes):
+                    with VerticalScroll():
+                        for _ in range(_HISTORY if scene == "history" else 0):
+                            yield Markdown(KINDS["mixed"](400)[:400])
+                        yield Markdown(classes="last")
             yield TextArea()
 
         def on_mount(self) -> None:
-            self.query_one(VerticalScroll).anchor()
+            for scroll in self.query(VerticalScroll):
+                scroll.anchor()
             self.run_worker(self.drive())
 
         async def drive(self) -> None:
-            await asyncio.sleep(0.5)
-            markdown = self.query_one(Markdown)
+            await asyncio.sleep(6.0 if scene == "history" else 0.5)
             with Measured(lag):
-                stream = Markdown.get_stream(markdown)
-                held, written = "", time.perf_counter()
-                async for piece in tokens(text, rate):
-                    held += piece
-                    if time.perf_counter() - written >= 0.05:
-                        await stream.write(held)
-                        held, written = "", time.perf_counter()
-                await stream.write(held)
-                await stream.stop()
+                await asyncio.gather(*[self.write(each) for each in self.query(".last").results(Markdown)])
             self.exit()
+
+        async def write(self, markdown: Markdown) -> None:
+            stream = Markdown.get_stream(markdown)
+            held, written = "", time.perf_counter()
+            async for piece in tokens(text, rate / panes):
+                held += piece
+                if time.perf_counter() - written >= 0.05:
+                    await stream.write(held)
+                    held, written = "", time.perf_counter()
+            await stream.write(held)
+            await stream.stop()
 
     Stock().run()
 
@@ -173,13 +199,16 @@ class Measured:
         self._task.cancel()
 
 
+_HISTORY = 200
+"""Messages that stand above the answer, in the scene `history`."""
 RESULT: dict[str, float] = {}
 
 
 def child(side: str, kind: str, count: int, rate: float, report: str) -> None:
     lag = Lag()
-    text = KINDS[kind](count * 4)[: count * 4]
-    (ours if side == "fcd" else stock)(text, rate, lag)
+    scene, _, plain = kind.rpartition(":")
+    length = count * 4 // (2 if scene == "panes" else 1)
+    (ours if side == "fcd" else stock)(KINDS[plain](length)[:length], rate, lag, scene)
     result = {**RESULT, "p50": lag.at(0.5), "p95": lag.at(0.95), "max": max(lag.late)}
     Path(report).write_text(json.dumps(result), encoding="utf-8")
 
