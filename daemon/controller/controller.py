@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from sanic import Blueprint
 
+from daemon.cluster.follow import follow_placed
 from daemon.cluster.placements import Placements
 from daemon.controller.attach import Attachments
 from daemon.controller.devices import WATCH_S, Devices, OurWorker
@@ -313,8 +314,8 @@ class Controller:
         """
         _refuse_place(request)
         name = self._aliases.get(request.model, request.model)
-        if self.placements.has_model(name) and (placed := served_elsewhere(self, name)) is not None:
-            return already(placed)
+        if self.placements.has_model(name):
+            return follow_placed(self.workers, name, self._context.settings.daemon.sse_comment_s)
         try:
             spec = await self._known(request.model, owner=True, options=request.options)
         except ApiError as error:
@@ -325,6 +326,11 @@ class Controller:
                 raise
             return already(served)
         return follow_load(self, spec, request, self._context.settings.daemon.sse_comment_s)
+
+    @property
+    def settings(self) -> Settings:
+        """Those in force."""
+        return self._context.settings
 
     def begin_load(self, spec: LaunchSpec, request: LoadRequest) -> None:
         self._load(spec, request.options, _replicas(request))

@@ -258,6 +258,23 @@ def test_requests_wait_for_what_comes_and_are_told_why_nothing_comes(cluster: Fa
     asyncio.run(main())
 
 
+def test_a_load_follows_the_cluster_and_starts_nothing_here(cluster: FakeCluster, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon:
+            await start(daemon)
+            events = await daemon.controller.load(LoadRequest("guide-mini"))
+            first = await anext(events)
+            assert first is not None
+            assert first.type == "progress"
+            cluster.says(cluster.actor, "failed", "No such model.")
+            last = [event async for event in events][-1]
+            assert last is not None
+            assert (last.type, last.error) == ("error", "No such model.")
+            assert daemon.spawn.commands == []
+
+    asyncio.run(main())
+
+
 def test_only_workers_can_be_placed(tmp_path: Path) -> None:
     async def main() -> None:
         async with running(tmp_path) as daemon:
