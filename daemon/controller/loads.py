@@ -7,13 +7,17 @@ from collections.abc import AsyncGenerator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from daemon.controller.hub import Subscription, TooManyWatchers
 from daemon.supervisor.launch import LaunchSpec
+from fcd.settings import Settings, is_profile, profile_of
 from fcd.wire.admin import LoadEvent, LoadRequest, Progress, WorkerInfo
 
 if TYPE_CHECKING:
     from daemon.controller.controller import Controller
 
+_MOST_ALIASES = 8
 _TOO_MANY = "Too many clients watch already. Nothing was loaded: ask again in a moment."
 _UNSEEN = "Too many clients watch. The load goes on: `fcd ps` shows how far it is."
 
@@ -22,6 +26,7 @@ async def follow_load(
     controller: Controller, spec: LaunchSpec, request: LoadRequest, idle_s: float
 ) -> AsyncGenerator[LoadEvent | None, None]:
     """Progress whenever it changes, then one `ready` or `error`; None after `idle_s` without news."""
+    name = request_name(request.model, spec, controller.settings)
     shown: LoadEvent | None = None
     changes: Subscription | None = None
     with ExitStack() as watching:
@@ -39,7 +44,7 @@ async def follow_load(
                     return
             if not begun:
                 controller.begin_load(spec, request)
-            event = load_status(controller, spec)
+            event = msgspec.structs.replace(load_status(controller, spec), model=name)
             if event != shown:
                 shown = event
                 yield event
@@ -50,6 +55,18 @@ async def follow_load(
                     await changes.next()
             except TimeoutError:
                 yield None
+
+
+def request_name(asked: str, spec: LaunchSpec, settings: Settings) -> str:
+    """What requests are to call a model that was asked for by a name: that name where it means more than the model
+    itself, an adapter or defaults of its own."""
+    name = asked
+    for _ in range(_MOST_ALIASES):
+        name = settings.aliases.get(name, name)
+    profile = profile_of(asked, settings)
+    if name in spec.options.lora_modules or (profile is not None and is_profile(profile)):
+        return asked
+    return spec.name
 
 
 def served_elsewhere(controller: Controller, name: str) -> LoadEvent | None:

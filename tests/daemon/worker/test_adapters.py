@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
+from daemon.controller.loads import request_name
 from daemon.engines.base import GenerationRequest
+from daemon.supervisor.launch import LaunchSpec
 from daemon.worker.main import merge_options, served_names
 from daemon.worker.options import WorkerOptions
 from daemon.worker.profiles import Profiles
 from daemon.worker.state import Worker
 from fcd.cli.model_flags import lora_modules
 from fcd.errors import UsageError
-from fcd.settings import Settings
+from fcd.settings import ModelSettings, Settings
 from fcd.wire.admin import ModelOptions
 from tests.daemon.worker.fake import Served, with_worker
 
@@ -90,3 +92,12 @@ def test_the_flag_takes_one_or_several() -> None:
             lora_modules([bad])
     with pytest.raises(UsageError, match="twice"):
         lora_modules(["a=/x", "a=/y"])
+
+
+def test_a_load_tells_the_name_that_means_the_adapter_or_the_profile() -> None:
+    models = {"base": ModelSettings(adapters={"pirate": "/a"}), "terse": ModelSettings(path="base", system="Be brief.")}
+    settings = Settings(models=models, aliases={"mate": "pirate", "plain": "base"})
+    spec = LaunchSpec("base", "base", ("pirate",), ModelOptions(lora_modules={"pirate": "/a"}))
+    asked = ("pirate", "mate", "terse", "base", "plain", "/models/base")
+    told = [request_name(name, spec, settings) for name in asked]
+    assert told == ["pirate", "mate", "terse", "base", "base", "base"]
