@@ -332,11 +332,6 @@ class Controller:
         """Those in force."""
         return self._context.settings
 
-    @property
-    def settings(self) -> Settings:
-        """Those in force."""
-        return self._context.settings
-
     def begin_load(self, spec: LaunchSpec, request: LoadRequest) -> None:
         self._load(spec, request.options, _replicas(request))
 
