@@ -13,12 +13,14 @@ from fcd.errors import FcdError
 from tui.actions import bindings
 from tui.loglines import LEVELS, fresh_lines
 from tui.widgets.chrome import Banner, Header, KeyBar
-from tui.widgets.log_view import LogView
+from tui.widgets.log_view import LogView, cleaned
 
 if TYPE_CHECKING:
     from tui.app import FcdApp
 
 _FIRST = 2000
+_MOST = 10_000
+_GAP = "warning: more lines came here than are read at once; the file has them all"
 _POLL_S = 1.0
 
 
@@ -68,20 +70,23 @@ class LogsScreen(Screen[None]):
             return
         source = self.source
         try:
-            client = self.fcd.link.connected()
-            count = _FIRST
-            lines = await (client.worker_log(source, count) if source else client.daemon_log(count))
+            lines = await self._fetch(source, _FIRST)
+            fresh = fresh_lines(self.view.lines, lines)
+            if fresh is None:  # more came than were asked for
+                lines = await self._fetch(source, _MOST)
+                fresh = fresh_lines(self.view.lines, lines)
         except FcdError as error:
             self._trouble = error.message
             self._draw()
             return
         self._trouble = ""
-        fresh = fresh_lines(self.view.lines, lines)
-        if fresh is None:
-            self.view.replace(lines)
-        elif fresh:
-            self.view.append(fresh)
+        self.view.append(fresh if fresh is not None else [_GAP, *lines])
         self._draw()
+
+    async def _fetch(self, source: str, count: int) -> list[str]:
+        client = self.fcd.link.connected()
+        lines = await (client.worker_log(source, count) if source else client.daemon_log(count))
+        return [cleaned(line) for line in lines]
 
     @on(LogView.Moved)
     def _draw(self) -> None:

@@ -19,6 +19,11 @@ LIMIT = 20_000
 _STYLES = ("$foreground 50%", "", "$text-warning", "$text-error")
 
 
+def cleaned(line: str) -> str:
+    """A line as it is kept: nothing in it reaches the terminal as a command."""
+    return sanitise(line).expandtabs(4)
+
+
 class LogView(ScrollView, can_focus=True):
     """Shows lines from a level up and with certain words, and follows the end until a person scrolls."""
 
@@ -51,9 +56,11 @@ class LogView(ScrollView, can_focus=True):
         self._filter()
 
     def append(self, lines: Sequence[str]) -> None:
+        if not lines:
+            return
         before = self._levels[-1] if self._levels else 1
         for line in lines:
-            clean = sanitise(line).expandtabs(4)
+            clean = cleaned(line)
             before = level_of(clean, before)
             self.lines.append(clean)
             self._levels.append(before)
