@@ -84,6 +84,11 @@ class ChatScreen(ChatActions, Screen[None]):
         return self.query_one(Meter)
 
     @property
+    def _is_open(self) -> bool:
+        """Whether there is something to draw on: the interface may be closed while the daemon is asked."""
+        return len(self.query(Meter)) > 0 and len(self.query(Prompt)) > 0 and len(self.query(Transcript)) > 0
+
+    @property
     def busy(self) -> bool:
         """A question is on its way, or an answer is being written."""
         return self._sending or bool(self.chat.info.running and self.fcd.link.state == "up")
@@ -198,7 +203,11 @@ class ChatScreen(ChatActions, Screen[None]):
 
     async def draw_turns(self) -> None:
         """The transcript as the conversation is now."""
+        if not self._is_open:
+            return
         await self.transcript.sync(self.chat.turns(), self._welcome())
+        if not self._is_open:
+            return
         self.prompt.remember_if_idle(self.chat.questions())
         self.meter.show_params(self.chat.params)
         self.link_changed()
@@ -225,7 +234,7 @@ class ChatScreen(ChatActions, Screen[None]):
                 chat.info.running = ""
         if chat is not self.chat:
             return
-        if not self.query(Transcript):
+        if not self._is_open:
             return
         view = self.transcript.view_of(message.id)
         if view is not None:
@@ -258,7 +267,7 @@ class ChatScreen(ChatActions, Screen[None]):
             self.reload()
 
     def _show_context(self) -> None:
-        if not self.query(Meter):
+        if not self._is_open:
             return
         worker = self.fcd.link.worker_for(self.chat.model)
         answers = [turn.answer for turn in self.chat.turns() if turn.answer is not None]
@@ -389,6 +398,8 @@ class ChatScreen(ChatActions, Screen[None]):
             return
         self._mark_in_list()
         await self.draw_turns()
+        if not self._is_open:
+            return
         self.transcript.follow()
         if self._loading:
             self._say_loading(self._loading)
@@ -514,8 +525,8 @@ class ChatScreen(ChatActions, Screen[None]):
             hint.update(f"{glyphs.down} {what}{self.fcd.key('follow')} to follow ")
 
     def _draw_note(self) -> None:
-        if not self.query(Meter):
-            return  # the interface is being closed
+        if not self._is_open:
+            return
         parts = []
         if self.queue:
             parts.append(f"{len(self.queue)} queued")

@@ -16,8 +16,10 @@ from tui.glyphs import Glyphs
 from tui.widgets.message import MessageView, Notices, TurnView, no_notice
 from tui.widgets.uniform import Uniform
 
-WINDOW = 10
-"""Turns (two messages each) that are mounted at first, and kept while following the end."""
+WINDOW = 6
+"""Turns (two messages each) that are mounted at least at first, and kept while following the end."""
+_TURN_ROWS = 4
+"""The fewest rows of a turn, nearly: as many turns are mounted as fill the screen."""
 STEP = 6
 """Older turns that are mounted when a person scrolls to the top."""
 
@@ -56,6 +58,11 @@ class Transcript(VerticalScroll, can_focus=False):
         return list(self._column.query_children(TurnView).results(TurnView))
 
     @property
+    def window(self) -> int:
+        """Turns that are mounted at first."""
+        return max(WINDOW, self.size.height // _TURN_ROWS + 1)
+
+    @property
     def following(self) -> bool:
         return self.max_scroll_y - self.scroll_y < 1
 
@@ -71,7 +78,7 @@ class Transcript(VerticalScroll, can_focus=False):
 
     async def _show(self, turns: Sequence[Turn], empty: Widget) -> None:
         self._turns = turns
-        self._first = max(0, len(turns) - WINDOW)
+        self._first = max(0, len(turns) - self.window)
         await self._column.remove_children()
         views: list[Widget] = [self._view(turn) for turn in turns[self._first :]]
         await self._column.mount(*(views or [empty]))
@@ -112,7 +119,7 @@ class Transcript(VerticalScroll, can_focus=False):
         return next((view for view in self.views if message in view.turn.key), None) if message else None
 
     async def _prune(self) -> None:
-        surplus = self.views[: max(0, len(self.views) - WINDOW - STEP)]
+        surplus = self.views[: max(0, len(self.views) - self.window - STEP)]
         if surplus and self.following:
             self._first += len(surplus)
             await self._column.remove_children(surplus)
