@@ -31,6 +31,7 @@ class Said(Uniform):
         self._ascii = glyphs.ascii
         self._shown = ""
         self._finished = False
+        self._noticed: str | None = None
         self._ready = False
 
     def compose(self) -> ComposeResult:
@@ -66,8 +67,10 @@ class Said(Uniform):
         words = answer.error or ("stopped" if answer.state == "stopped" else "")
         if over and not answer.text and not words:
             words = "It said nothing."
-        self._notice.display = bool(words)
-        self._notice.update(words)
+        if words != self._noticed:  # every update of a Static lays the whole screen out
+            self._noticed = words
+            self._notice.display = bool(words)
+            self._notice.update(words)
 
 
 class Pane(Vertical):
@@ -80,6 +83,7 @@ class Pane(Vertical):
         self._shaded = shaded
         self._said: list[Said] = []
         self._words = ("", "", "")
+        self._drawn_head: tuple[str, str, int, str] | None = None
 
     def compose(self) -> ComposeResult:
         yield Static("", classes="pane-head")
@@ -101,11 +105,13 @@ class Pane(Vertical):
         self._words = name, right, other
         hidden = f"   {other}" if other else ""
         space = max(1, self.size.width - len(name) - len(hidden) - len(right) - 2)
-        self.query_one(".pane-head", Static).update(
-            Content.assemble(
-                (f" {name}", "bold $text-primary"), (hidden, "$foreground 60%"), " " * space, (right, "$foreground 60%")
+        drawn = name, hidden, space, right
+        if drawn != self._drawn_head:
+            self._drawn_head = drawn
+            parts = (f" {name}", "bold $text-primary"), (hidden, "$foreground 60%"), " " * space
+            self.query_one(".pane-head", Static).update(
+                Content.assemble(*parts, (right, "$foreground 60%")), layout=False
             )
-        )
 
     def sync(self, turns: Sequence[Turn]) -> None:
         """Show these turns, keeping what is drawn of them already."""

@@ -31,6 +31,7 @@ class Header(AppStatic):
         super().__init__(classes="header")
         self._here = here
         self._middle = ""
+        self._drawn = Content("")
 
     def on_mount(self) -> None:
         self.fcd.link_changed.subscribe(self, lambda _: self.draw())
@@ -63,7 +64,10 @@ class Header(AppStatic):
         middle = self._middle if len(self._middle) <= room else self._middle[: max(0, room - 1)] + glyphs.ellipsis[:1]
         right = Content.assemble((middle, "$foreground 80%"), "   ", (dot, colour), f" {_STATES[link.state]} ")
         space = max(1, self.size.width - tabs.cell_length - right.cell_length)
-        self.update(Content.assemble(tabs, " " * space, right))
+        line = Content.assemble(tabs, " " * space, right)
+        if not line.is_same(self._drawn):  # an update lays the whole screen out
+            self._drawn = line
+            self.update(line, layout=False)
 
 
 class Banner(AppStatic):

@@ -19,16 +19,20 @@ class VoteBar(AppStatic, can_focus=True):
 
     def __init__(self) -> None:
         super().__init__(id="votes")
+        self._drawn = Content("")
 
     def show(self, battle: Battle, undo_s: float) -> None:
         """Draw the vote as it stands; `undo_s` is how long it can still be taken back."""
         phase = battle.phase
         if phase == "final":
-            self.update(self._result(battle))
+            content = self._result(battle)
         elif phase == "voted":
-            self.update(self._voted(battle, undo_s))
+            content = self._voted(battle, undo_s)
         else:
-            self.update(self._choices(battle))
+            content = self._choices(battle)
+        if not content.is_same(self._drawn):
+            self._drawn = content
+            self.update(content)
 
     def _choices(self, battle: Battle) -> Content:
         can, key = battle.can_vote, self.fcd.key
