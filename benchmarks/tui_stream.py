@@ -222,14 +222,19 @@ def measure(side: str, kind: str, count: int, rate: float, folder: Path) -> dict
         os.environ.pop("NO_COLOR", None)
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         os.execv(sys.executable, [sys.executable, __file__, "--child", side, kind, str(count), str(rate), str(report)])
+    last = b""
     while True:
         try:
-            if select.select([master], [], [], 1.0)[0] and not os.read(master, 1 << 16):
-                break
+            if select.select([master], [], [], 1.0)[0]:
+                last = os.read(master, 1 << 16)
+                if not last:
+                    break
         except OSError:
             break
     os.waitpid(process, 0)
     os.close(master)
+    if not report.exists():
+        raise SystemExit(f"{side} did not get through {kind}:\n{last[-4000:].decode(errors='replace')}")
     result: dict[str, float] = json.loads(report.read_text(encoding="utf-8"))
     report.unlink()
     return result
