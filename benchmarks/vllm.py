@@ -26,6 +26,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,17 @@ class Run:
         if not (folder / "made").exists():
             words = [sys.executable, "-m", "benchmarks.on_gpu.models", str(folder), size]
             subprocess.run(words, check=True, env=self.home.environ, cwd=ROOT, timeout=300)
+
+    def save(self) -> None:
+        if self.args.json:
+            Path(self.args.json).write_text(json.dumps({**self.earlier, **self.found}, indent=1))
+
+    def forget(self, folder: Path) -> None:
+        """Unload what may not be loaded."""
+        try:
+            self.home.fcd("unload", str(folder))
+        except RuntimeError as error:
+            self.say(f"  {error}")
 
     def loads(self) -> tuple[tuple[int, int], ...]:
         return tuple((at_once, max(at_once, int(total * self.args.scale))) for at_once, total in LOADS)
@@ -262,55 +274,78 @@ def kill(job: Run, victim: str, flags: tuple[str, ...]) -> dict[str, Any]:
 
 
 def part_e(job: Run) -> dict[str, Any]:
+    """What is found is kept row by row: a machine's time may end before the part does."""
     rows: dict[str, Any] = {"gpu_gib_idle": gpu_used()}
+    job.found["e"] = rows
     eager = ("--", "--enforce-eager")
-
-    def memory(name: str, folder: Path, *flags: str) -> None:
-        """Load, look, unload."""
-        try:
-            seconds = job.home.load(folder, *flags, limit_s=150)
-            rows[name] = {
-                "load_s": round(seconds, 1),
-                "gpu_gib": gpu_used(),
-                "tokens_per_s_at_32": round(measure(Way(port=job.home.port), folder.name, 32, 32).rate, 1),
-                "notes": job.home.worker(folder.name).get("notes", []),
-            }
-            log = [line for line in job.home.log_of(folder.name).splitlines() if "Model loading took" in line]
-            rows[name]["weights"] = log[-1][-90:] if log else ""
-        except (RuntimeError, StopIteration, OSError) as error:
-            rows[name] = {"error": str(error)[-600:]}
-        job.say(f"  {name}: {rows[name]}")
-        try:
-            job.home.fcd("unload", str(folder))
-        except RuntimeError as error:
-            job.say(f"  {error}")
-        wait_until(lambda: not job.home.workers(), 40)
-
     vllm = job.vllm_flags("--gpu-memory-utilization", "0.3")
-    memory("vllm, one GPU", job.model, *vllm, *eager)
-    memory("vllm, --num-gpus 2", job.model, *vllm, "--num-gpus", "2", *eager)
-    memory("vllm, --max-gpu-memory 8GiB", job.small, *job.vllm_flags("--max-gpu-memory", "8GiB"), *eager)
-    memory("transformers, one GPU", job.model, "--engine", "transformers")
-    memory("transformers, --num-gpus 2", job.model, "--engine", "transformers", "--num-gpus", "2")
-    rows["placement"] = placement(job, eager)
+    memory(job, rows, "transformers, one GPU", job.model, "--engine", "transformers")
+    memory(job, rows, "transformers, --num-gpus 2", job.model, "--engine", "transformers", "--num-gpus", "2")
+    memory(job, rows, "vllm, --num-gpus 2", job.model, *vllm, "--num-gpus", "2", *eager)
+    try:
+        rows["placement"] = placement(job, eager)
+    except (RuntimeError, StopIteration, OSError) as error:
+        rows["placement"] = {"error": str(error)[-600:]}
+    job.save()
+    for folder in trio(job):
+        job.forget(folder)
+    capped = job.vllm_flags("--max-gpu-memory", "8GiB")
+    memory(job, rows, "vllm, --max-gpu-memory 8GiB", job.small, *capped, *eager)
+    memory(job, rows, "vllm, one GPU", job.model, *vllm, *eager)
     return rows
+
+
+def memory(job: Run, rows: dict[str, Any], name: str, folder: Path, *flags: str) -> None:
+    """Load, look, unload."""
+    try:
+        seconds = job.home.load(folder, *flags, limit_s=150)
+        way = Way(port=job.home.port)
+        measure(way, folder.name, 4, 4)
+        rows[name] = {
+            "load_s": round(seconds, 1),
+            "gpu_gib": gpu_used(),
+            "tokens_per_s_at_32": round(measure(way, folder.name, 32, 64).rate, 1),
+            "notes": job.home.worker(folder.name).get("notes", []),
+        }
+        log = [line for line in job.home.log_of(folder.name).splitlines() if "Model loading took" in line]
+        rows[name]["weights"] = log[-1][-90:] if log else ""
+    except (RuntimeError, StopIteration, OSError) as error:
+        rows[name] = {"error": str(error)[-600:]}
+    job.say(f"  {name}: {rows[name]}")
+    job.forget(folder)
+    wait_until(lambda: not job.home.workers(), 40)
+    job.save()
+
+
+def trio(job: Run) -> list[Path]:
+    return [job.folder / f"bench-small-{number}" for number in (1, 2, 3)]
 
 
 def placement(job: Run, eager: tuple[str, ...]) -> dict[str, Any]:
     """Two models, each of which wants most of a GPU, find one each; a third makes the longest idle one leave."""
     share = job.vllm_flags("--gpu-memory-utilization", "0.7")
     found: dict[str, Any] = {}
-    folders = [job.folder / f"bench-small-{number}" for number in (1, 2, 3)]
+    folders = trio(job)
     for folder in folders:
         job.make(folder, "small" if not job.args.stand_in else "tiny")
-        job.home.load(folder, *share, *eager, limit_s=150)
+    with ThreadPoolExecutor() as both:
+        list(both.map(lambda folder: job.home.load(folder, *share, *eager, limit_s=200), folders[:2]))
+    for folder in folders[:2]:
         job.ask(folder.name)
-        found[folder.name] = {
-            "loaded": {name: each.get("gpus") for each in job.home.workers() for name in each["models"]},
-            "gpu_gib": gpu_used(),
-        }
-        job.say(f"  {folder.name}: {found[folder.name]}")
+    found["two at once"] = placed(job)
+    job.say(f"  two: {found['two at once']}")
+    job.home.load(folders[2], *share, *eager, limit_s=150)
+    job.ask(folders[2].name)
+    found["and a third"] = placed(job)
+    job.say(f"  three: {found['and a third']}")
     return found
+
+
+def placed(job: Run) -> dict[str, Any]:
+    where = {
+        name: f"{each.get('state')} on {each.get('gpus')}" for each in job.home.workers() for name in each["models"]
+    }
+    return {"workers": where, "gpu_gib": gpu_used()}
 
 
 PARTS: dict[str, Callable[[Run], dict[str, Any]]] = {"a": part_a, "b": part_b, "c": part_c, "d": part_d, "e": part_e}
@@ -384,13 +419,13 @@ def main() -> None:
         job.home.fcd("daemon", "start")
         for letter in args.parts:
             job.say(f"part {letter}")
-            job.found[letter] = limited(job, letter)
-            if "error" in job.found[letter]:
+            found = limited(job, letter)
+            job.found[letter] = {**job.found.get(letter, {}), **found}
+            if "error" in found:
                 job.say(f"part {letter} failed: {job.found[letter]['error']}")
                 for log in sorted((folder / "home" / "state" / "logs" / "workers").glob("*.log"))[-1:]:
                     print("".join(log.read_text(errors="replace").splitlines(keepends=True)[-40:]), flush=True)
-            if args.json:
-                Path(args.json).write_text(json.dumps({**job.earlier, **job.found}, indent=1))
+            job.save()
     finally:
         job.home.stop()
     table({**job.earlier, **job.found})

@@ -325,6 +325,8 @@ class Controller:
             if served is None:
                 raise
             return already(served)
+        # Others may have taken or left GPU memory since the last look.
+        await self._machine.refresh()
         return follow_load(self, spec, request, self._context.settings.daemon.sse_comment_s)
 
     @property

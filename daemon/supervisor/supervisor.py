@@ -253,12 +253,21 @@ class Supervisor:
         self._later(worker.start(self._spawn, self._controller_url()))
 
     def _ended(self, worker: LocalWorker, reason: str, fatal: bool, memory: bool) -> None:
-        name = worker.name
-        self._unwatch(name)
-        self.registry.remove(name)
+        self._unwatch(worker.name)
+        self.registry.remove(worker.name)
         worker.process = None
+        exited = e.WorkerExited(worker.name, reason, fatal, memory)
+        if self._refresh is not None and worker.place.gpus:
+            self._later(self._left_gpus(exited, self._refresh))
+            return
         self.read_memory(force=True)
-        self.submit(e.WorkerExited(name, reason, fatal, memory))
+        self.submit(exited)
+
+    async def _left_gpus(self, exited: e.WorkerExited, refresh: Callable[[], Awaitable[None]]) -> None:
+        """Look at the GPUs first: by an older reading the next model would find them full and go to RAM."""
+        await refresh()
+        self.read_memory(force=True)
+        self.submit(exited)
 
     def _sleep(self, effect: e.Sleep) -> None:
         self._later(self._turn(effect.worker, "sleep"))

@@ -34,7 +34,7 @@ class FcdExtension(msgspec.Struct, omit_defaults=True):
     parallel: int = 0
     """How many requests run at once."""
     capabilities: list[str] = []
-    """Of `chat`, `completions`, `embeddings`, `tools`, `vision`."""
+    """Of `chat`, `completions`, `embeddings`, `tools`, `vision`; `sleep`: it can be put to sleep."""
     adapters: list[str] = []
     """Those of the worker's names that are adapters over its model."""
     version: str = ""
@@ -42,14 +42,14 @@ class FcdExtension(msgspec.Struct, omit_defaults=True):
     """What the controller must show this worker (`Authorization: Bearer`); empty on loopback."""
     served_as: str = ""
     """What the server at `openai_url` calls its model, where that is none of the worker's names."""
-    daemon_id: str = ""
-    """Of a whole daemon that joins another: tells rings of daemons."""
     serves: list[str] = []
     """All names that the server at `openai_url` answers to, where it refuses every other; empty: it does not."""
     fields: dict[str, list[str]] = {}
     """Route -> the fields that the server reads, where it passes over others without a word."""
     notes: list[str] = []
     """What a person should know of how it was started, such as a context that was shortened to fit."""
+    daemon_id: str = ""
+    """Of a whole daemon that joins another: tells rings of daemons."""
 
 
 class EngineGauges(msgspec.Struct, omit_defaults=True):
