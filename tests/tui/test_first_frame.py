@@ -35,7 +35,7 @@ def connect(app):
     open(sys.argv[1], "w").write(json.dumps(state))
 
 FcdApp._connect = connect
-FcdApp(Settings(), None, client_factory=factory).run(headless=True, size=(80, 24))
+FcdApp(Settings(), client_factory=factory).run(headless=True, size=(80, 24))
 """
 
 
