@@ -85,7 +85,9 @@ def _make_runner(loaded: LoadedModel, budget: int) -> tuple[Runner, RowPool, Ada
     if loaded.kind == "packed":
         device = torch.device(loaded.info.device)
         layers, kinds = probe_layers(model, device)
-        lean = None if is_prequantized(model.config) else build_lean(model, kinds)
+        # What was quantised while it was loaded says so in its configuration like a checkpoint that came so.
+        came_quantized = is_prequantized(model.config) and not loaded.info.quantization
+        lean = None if came_quantized else build_lean(model, kinds)
         if lean is not None and not lean_agrees(model, lean, device):
             log.warning("the lean forward differs from %s's own; it is not used", loaded.info.architecture)
             lean = None

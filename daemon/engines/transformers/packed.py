@@ -250,8 +250,17 @@ def packed_agrees(model: Any, device: torch.device) -> bool:
         model.set_attn_implementation(NAME)
     want = torch.stack(alone).float()
     spread = want.std(-1, keepdim=True).clamp_min(1e-6)
-    # bf16 keeps three digits; a wrong mask or a missing bias moves logits by their own spread.
-    return bool(((packed.float() - want).abs() / spread).mean() < 0.1)
+    return bool(((packed.float() - want).abs() / spread).mean() < _rounding(model))
+
+
+def _rounding(model: Any) -> float:
+    """How far logits may be apart, in units of their spread, by rounding alone; a wrong mask or a missing bias moves
+    them by their own spread."""
+    if any(type(module).__name__ == "Linear8bitLt" for module in model.modules()):
+        # LLM.int8 keeps the columns with an outlier anywhere in the batch exact, so the company changes the rounding.
+        return 0.5
+    # bf16 keeps three digits.
+    return 0.1
 
 
 @torch.inference_mode()
@@ -260,7 +269,7 @@ def lean_agrees(model: Any, lean: LeanDecoder, device: torch.device, lengths: tu
     want = _packed_logits(model, list(lengths), device, None).float()
     got = _packed_logits(model, list(lengths), device, None, lean).float()
     spread = want.std(-1, keepdim=True).clamp_min(1e-6)
-    bound = 1e-3 if model.dtype == torch.float32 else 0.1
+    bound = 1e-3 if model.dtype == torch.float32 else _rounding(model)
     return bool(((got - want).abs() / spread).mean() < bound)
 
 
