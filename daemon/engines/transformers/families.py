@@ -26,6 +26,15 @@ def can_pack(config: Any, model_class: Any) -> bool:
     return all(kind in _PLAIN_LAYERS for kind in kinds)
 
 
+def is_softcapped(config: Any) -> bool:
+    """Whether a model caps its attention scores (Gemma 2, T5Gemma), which SDPA cannot.
+
+    transformers up to 5.17 takes SDPA for these and passes over the cap, so that what comes out is another model's.
+    """
+    parts = [config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", None) or ())]
+    return any(getattr(part, "attn_logit_softcapping", None) for part in parts)
+
+
 def is_encoder(config: Any) -> bool:
     """Whether a model is an encoder alone (BERT and its kin), which embeds texts and writes none.
 

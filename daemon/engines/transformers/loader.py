@@ -18,7 +18,7 @@ from daemon.engines.base import EngineInfo, LoadOptions, LoadProgress
 from daemon.engines.transformers import attention, devices
 from daemon.engines.transformers.adapter_files import AdapterFile, read_adapters
 from daemon.engines.transformers.context import context_length
-from daemon.engines.transformers.families import can_pack, encoder_length, has_pooler, is_encoder
+from daemon.engines.transformers.families import can_pack, encoder_length, has_pooler, is_encoder, is_softcapped
 from daemon.engines.transformers.folder import check_folder, tokenizer_missing
 from daemon.engines.transformers.number_format import choose_on_cpu
 from daemon.engines.transformers.packed import packed_agrees
@@ -50,6 +50,8 @@ class LoadedModel:
     """LoRA adapters that are to be put over it."""
     pooling: Pooling = field(default_factory=Pooling)
     """How its embeddings are made."""
+    came_quantized: bool = False
+    """The checkpoint's own library computes some of its layers."""
 
 
 def load_model(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
@@ -101,7 +103,7 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     kind = _runner_kind(model)
     if adapters and kind != "packed":
         raise no_adapters(options)
-    return LoadedModel(model, tokenizer, info, kind, adapters, pooling)
+    return LoadedModel(model, tokenizer, info, kind, adapters, pooling, came_quantized=bool(stored))
 
 
 def _measured_dtype(folder: Path, config: Any) -> Callable[[], torch.dtype]:
@@ -192,13 +194,14 @@ def _load_weights(
     if bits := bits_of(options.quantization):
         extra["quantization_config"] = quantization_config(bits, placement.device, dtype)
     _say_what_stays(folder, placement, bits, progress)
+    computed = attention.NAME if ours else "eager" if is_softcapped(config) else None
     with report_progress(progress):
         return kind.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
             **extra,
-            attn_implementation=attention.NAME if ours else None,
+            attn_implementation=computed,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=options.trust_remote_code,

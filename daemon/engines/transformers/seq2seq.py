@@ -49,6 +49,8 @@ class Seq2SeqRunner:
         self._relative = relative
         self._device = model.get_input_embeddings().weight.device
         self._cohorts: list[Cohort] = []
+        self._width = 0
+        """Of the encoder's hidden states: not every configuration says it in one place."""
 
     @torch.inference_mode()
     def forward(self, plan: Plan) -> tuple[torch.Tensor, list[Work]]:
@@ -85,6 +87,7 @@ class Seq2SeqRunner:
         ids = torch.tensor([[*p, *[0] * (longest - len(p))] for p in prompts], device=self._device)
         mask = torch.tensor([[1] * len(p) + [0] * (longest - len(p)) for p in prompts], device=self._device)
         hidden = self._model.get_encoder()(input_ids=ids, attention_mask=mask, return_dict=True)
+        self._width = hidden[0].shape[-1]
         decoder_mask = torch.zeros(len(sequences), 0, dtype=torch.long, device=self._device)
         cohort = Cohort(sequences, EncoderDecoderCache(DynamicCache(), DynamicCache()), mask, decoder_mask)
         return cohort, self._step(cohort, [list(s.ids) for s in sequences], hidden)
@@ -94,11 +97,13 @@ class Seq2SeqRunner:
         ids = torch.tensor(tokens, device=self._device)
         cohort.decoder_mask = torch.cat([cohort.decoder_mask, torch.ones_like(ids)], 1)
         if encoded is None:
+            from transformers.modeling_outputs import BaseModelOutput
+
             # The cross-attention reads its cache; only the width of this placeholder is looked at.
-            width = self._model.config.hidden_size
             rows, prompt = cohort.encoder_mask.shape
             like = self._model.get_input_embeddings().weight
-            encoded = (torch.empty(1, 1, width, dtype=like.dtype, device=like.device).expand(rows, prompt, width),)
+            blank = torch.empty(1, 1, self._width, dtype=like.dtype, device=like.device)
+            encoded = BaseModelOutput(last_hidden_state=blank.expand(rows, prompt, -1))
         output = self._model(
             encoder_outputs=encoded,
             attention_mask=cohort.encoder_mask,
