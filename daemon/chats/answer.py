@@ -24,9 +24,12 @@ class LiveAnswer:
     def __init__(self, chat: str, message: ChatMessage, clock: Callable[[], float] = time.monotonic) -> None:
         self.chat = chat
         self.message = message
+        self.asking: asyncio.Task[None] | None = None
+        """Takes what the model says; this is what a stop cancels."""
         self.task: asyncio.Task[None] | None = None
+        """Puts the end on disk: nobody cancels it."""
         self.ending: MessageState = "stopped"
-        """What it is when its task is cancelled."""
+        """What it is when its asking is cancelled."""
         self.dirty = False
         """There is something that is not on disk yet."""
         self.over = False
@@ -69,6 +72,12 @@ class LiveAnswer:
         if not (state == "done" and message.state == "cut"):
             message.state = state
         self._tell()
+
+    def stop(self, ending: MessageState = "stopped") -> None:
+        """Have it end. Once: a second cancellation would break off what the first began to tidy up."""
+        if self.asking is not None and not self.asking.done() and not self.asking.cancelling():
+            self.ending = ending
+            self.asking.cancel()
 
     def close(self) -> None:
         """It is on disk: those who follow are told that it is over."""

@@ -85,9 +85,7 @@ class Chats:
     async def close(self) -> None:
         """Stop what is being written, and keep it."""
         for live in list(self._live.values()):
-            live.ending = "interrupted"
-            if live.task is not None:
-                live.task.cancel()
+            live.stop("interrupted")
         waiting = {live.task for live in self._live.values() if live.task is not None} | self._tasks
         if waiting:
             await asyncio.wait(waiting)
@@ -269,29 +267,34 @@ class Chats:
             del self._live[chat]
             raise
         body = {**info.params, "model": info.model, "messages": request_messages(info.system, path)}
-        live.task = asyncio.get_running_loop().create_task(self._write(live, body))
+        live.asking = asyncio.get_running_loop().create_task(self._ask(live, body))
+        live.task = asyncio.get_running_loop().create_task(self._write(live, live.asking))
         self._publish(chat, "generating")
         question = path[-1]
         question.attachments = [Attachment(each.name, each.media, "", each.size) for each in question.attachments]
         return Generation(self._marked(info), question, answer)
 
-    async def _write(self, live: LiveAnswer, body: dict[str, Any]) -> None:
+    async def _ask(self, live: LiveAnswer, body: dict[str, Any]) -> None:
+        async with aclosing(self._asker.ask(body)) as chunks:
+            async for chunk in chunks:
+                if not live.take(chunk):
+                    live.message.state = "cut"
+                    break
+
+    async def _write(self, live: LiveAnswer, asking: asyncio.Task[None]) -> None:
         """The answer, to its end, whatever that is."""
         flushing = asyncio.get_running_loop().create_task(self._flush(live))
-        try:
-            async with aclosing(self._asker.ask(body)) as chunks:
-                async for chunk in chunks:
-                    if not live.take(chunk):
-                        live.message.state = "cut"
-                        break
-            live.finish("done")
-        except asyncio.CancelledError:
+        await asyncio.wait((asking,))
+        error = None if asking.cancelled() else asking.exception()
+        if asking.cancelled():
             live.finish(live.ending)
-        except ApiError as error:
+        elif error is None:
+            live.finish("done")
+        elif isinstance(error, ApiError):
             ended = error.code == "shutting_down"
             live.finish("interrupted" if ended else "failed", "" if ended else error.message, error.code)
-        except Exception as error:  # a fault of ours must not leave an answer without an end
-            log.exception("an answer failed")
+        else:  # a fault of ours must not leave an answer without an end
+            log.error("an answer failed", exc_info=error)
             live.finish("failed", f"{type(error).__name__}: {error}", "internal_error")
         flushing.cancel()
         await asyncio.wait((flushing,))
@@ -322,7 +325,7 @@ class Chats:
     async def _end(self, chat: str) -> None:
         live = self._live.get(chat)
         if live is not None and live.task is not None:
-            live.task.cancel()
+            live.stop()
             await asyncio.wait((live.task,))
 
     # Pieces

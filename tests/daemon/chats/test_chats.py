@@ -162,6 +162,24 @@ def test_what_is_ended_early_keeps_what_came(way: str, tmp_path: Path) -> None:
     run(main())
 
 
+def test_stopping_it_several_times_at_once_ends_it_once() -> None:
+    async def main() -> None:
+        async with arena_daemon(scripts(hold=asyncio.Event())) as daemon:
+            chat, question, answer = await begin(daemon.client)
+            async for event in daemon.client.chat_stream(chat, answer):
+                if "depends" in text_of([event]) or event.cursor > "0.2":
+                    break
+            async with asyncio.timeout(20):
+                for tree in await asyncio.gather(*(daemon.client.stop_chat(chat) for _ in range(4))):
+                    assert (tree.messages[-1].state, tree.chat.running) == ("stopped", "")
+                await daemon.client.generate(chat, GenerateRequest(again=question))
+                await daemon.client.stop_chat(chat)  # it may not have asked anybody yet
+            tree = await daemon.client.chat_tree(chat)
+            assert (tree.messages[-1].state, tree.chat.running) == ("stopped", "")
+
+    run(main())
+
+
 def test_a_failed_answer_says_why_and_can_be_asked_again() -> None:
     async def main() -> None:
         models = {"guide": Script(fails="Out of memory: it needs 14 GiB.")}
