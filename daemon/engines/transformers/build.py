@@ -22,7 +22,6 @@ from daemon.engines.transformers.lean import LeanDecoder, build_lean
 from daemon.engines.transformers.loader import LoadedModel, kv_budget, load_model
 from daemon.engines.transformers.lora import Adapters, install
 from daemon.engines.transformers.packed import PackedRunner, adapters_compute, lean_agrees, probe_layers, step_time
-from daemon.engines.transformers.prequantized import is_prequantized
 from daemon.engines.transformers.rows import RowPool
 from daemon.engines.transformers.scheduler import Scheduler
 from daemon.engines.transformers.seq2seq import Seq2SeqRunner
@@ -85,9 +84,7 @@ def _make_runner(loaded: LoadedModel, budget: int) -> tuple[Runner, RowPool, Ada
     if loaded.kind == "packed":
         device = torch.device(loaded.info.device)
         layers, kinds = probe_layers(model, device)
-        # What was quantised while it was loaded says so in its configuration like a checkpoint that came so.
-        came_quantized = is_prequantized(model.config) and not loaded.info.quantization
-        lean = None if came_quantized else build_lean(model, kinds)
+        lean = None if loaded.came_quantized else build_lean(model, kinds)
         if lean is not None and not lean_agrees(model, lean, device):
             log.warning("the lean forward differs from %s's own; it is not used", loaded.info.architecture)
             lean = None

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from daemon.engines.transformers.quantizer import METHOD
 from fcd.errors import ModelLoadError
 
 
@@ -64,11 +63,6 @@ def stored_method(config: Any) -> str:
     if not method and isinstance(stored, dict) and (stored.get("load_in_4bit") or stored.get("load_in_8bit")):
         return "bitsandbytes"
     return str(getattr(method, "value", method)) or "unknown"
-
-
-def is_prequantized(config: Any) -> bool:
-    """Whether a library of its own computes some of the layers."""
-    return stored_method(config) not in ("", METHOD)
 
 
 def check_prequantized(

@@ -92,7 +92,7 @@ def test_a_circle_of_aliases_has_no_profile() -> None:
     [
         ("temperature = 3.0", "models.poet.temperature must be between 0 and 2"),
         ("max_tokens = 0", "models.poet.max_tokens must be between 1"),
-        ('engine = "vllm"\nsystem = "x"', "takes requests as they are"),
+        ('engine = "command"\ntop_k = 5', "models.poet.top_k: OpenAI's routes have no such field"),
         ("replicas = 0", "models.poet.replicas must be between 1"),
     ],
 )
