@@ -14,6 +14,7 @@ from msgspec import UNSET
 
 from daemon.chats.answer import LiveAnswer, follow
 from daemon.chats.asking import Asker, RelayAsker
+from daemon.chats.checks import check_params, check_request
 from daemon.chats.intake import take_in_files
 from daemon.context import DaemonContext
 from daemon.gateway.routes import SpecialModels
@@ -48,8 +49,6 @@ log = logging.getLogger("fcd.chats")
 FLUSH_S = 0.7
 """How often an answer that is being written is put on disk."""
 MOST_RUNNING = 64
-_RESERVED = frozenset({"model", "messages", "stream", "stream_options", "n", "tools", "functions"})
-"""Fields of a request that a conversation sets itself."""
 
 T = TypeVar("T")
 
@@ -400,29 +399,3 @@ async def _idle() -> AsyncGenerator[ChatEvent, None]:
 
 async def _never() -> None:
     raise AssertionError("a message that is over does not change")
-
-
-def check_params(params: dict[str, Any]) -> None:
-    """Raises ApiError: 400, a field that a conversation sets itself, or too many."""
-    for name in params:
-        if name in _RESERVED:
-            raise invalid(f"params.{name}", f"'{name}' is not a parameter of a chat: it sets that itself.")
-    if len(params) > 64:
-        raise invalid("params", "A chat has at most 64 parameters.")
-
-
-def check_request(asked: GenerateRequest) -> None:
-    """Raises ApiError: 400, it asks nothing, or two things."""
-    if asked.again:
-        if asked.prompt or asked.attachments or asked.keep_attachments or asked.parent is not UNSET:
-            raise invalid("again", "'again' answers a question that is there: it goes with nothing else.")
-        return
-    if not asked.prompt.strip() and not asked.attachments and not asked.keep_attachments:
-        raise invalid("prompt", "'prompt' is missing: what is to be asked?")
-    for position, attached in enumerate(asked.attachments):
-        where = f"attachments[{position}]"
-        if attached.is_image:
-            if not attached.data.startswith(f"data:{attached.media};base64,"):
-                raise invalid(f"{where}.data", f"'{where}.data' must be a data: URL of {attached.media} in base64.")
-        elif not attached.data:
-            raise invalid(f"{where}.data", f"'{where}.data' is missing: the file's text.")

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from daemon.chats.checks import check_attachments, check_params
 from daemon.store import chats as records
 from fcd.chatlog import FORMAT as LOG_FORMAT
 from fcd.chatlog import Chat as ChatLog
@@ -125,7 +126,9 @@ def read(data: str, form: ChatImportFormat) -> Iterator[Taken | Unreadable]:
             yield reader(record)
         except Unreadable as why:
             yield why
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError):
+        except ApiError as error:
+            yield Unreadable(error.message)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError):
             yield Unreadable("it lacks what a conversation of this form has")
 
 
@@ -133,15 +136,32 @@ def enter(db: sqlite3.Connection, found: Sequence[Taken | Unreadable], now: floa
     """Put conversations that are not known yet into the store."""
     report = ChatImportReport()
     for taken in found:
-        if isinstance(taken, Unreadable):
-            report.refused += 1
-            report.reasons[str(taken)] = report.reasons.get(str(taken), 0) + 1
-        elif _is_known(db, taken):
-            report.duplicates += 1
-        else:
+        try:
+            if isinstance(taken, Unreadable):
+                raise taken
+            if _is_known(db, taken):
+                report.duplicates += 1
+                continue
+            report.chats.append(_enter_whole(db, taken, now))
             report.added += 1
-            report.chats.append(_enter(db, taken, now))
+        except Unreadable as why:
+            report.refused += 1
+            report.reasons[str(why)] = report.reasons.get(str(why), 0) + 1
     return report
+
+
+def _enter_whole(db: sqlite3.Connection, taken: Taken, now: float) -> str:
+    """All of it or nothing. Raises Unreadable: it holds what the database cannot."""
+    db.execute("SAVEPOINT one_chat")
+    try:
+        chat = _enter(db, taken, now)
+    except (ApiError, sqlite3.IntegrityError, OverflowError, ValueError) as error:
+        db.execute("ROLLBACK TO one_chat")
+        db.execute("RELEASE one_chat")
+        why = error.message if isinstance(error, ApiError) else "it holds a value that cannot be kept"
+        raise Unreadable(why) from None
+    db.execute("RELEASE one_chat")
+    return chat
 
 
 def _is_known(db: sqlite3.Connection, taken: Taken) -> bool:
@@ -196,15 +216,25 @@ def _records(data: str, form: ChatImportFormat) -> tuple[list[Any], Reader]:
 def _parse(data: str) -> Any:
     text = data.lstrip("\ufeff \r\n\t")
     try:
-        return json.loads(text)
+        return _loads(text)
     except RecursionError:
         raise _unknown("it is nested too deeply") from None
     except ValueError as error:
         lines = [line for line in text.splitlines() if line.strip()]
         try:
-            return [json.loads(line) for line in lines] if len(lines) > 1 else _raise(error)
+            return [_loads(line) for line in lines] if len(lines) > 1 else _raise(error)
         except (ValueError, RecursionError):
             raise _unknown(f"it is not JSON: {error}") from None
+
+
+def _loads(text: str) -> Any:
+    """Numbers that no answer of the daemon's could tell on, such as NaN and 1e999, are read as missing."""
+    return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
+
+
+def _finite(text: str) -> float | None:
+    value = float(text)
+    return value if math.isfinite(value) else None
 
 
 def _raise(error: Exception) -> Any:
@@ -240,7 +270,9 @@ def _ours(record: Any) -> Taken:
             message.state = "interrupted"
         if message.role == "assistant" and message.attachments:
             raise Unreadable("an answer has attachments")
+        check_attachments(message.attachments)
     info = tree.chat
+    check_params(info.params)
     made = CreateChat(info.model[:512], info.system[:MAX_SYSTEM], info.params, info.title[:MAX_TITLE] * info.named)
     try:
         own = records.check_id(info.id)

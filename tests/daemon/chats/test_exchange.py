@@ -172,6 +172,11 @@ def test_what_is_no_file_of_chats(data: str) -> None:
     run(main())
 
 
+def asked(**fields: Any) -> dict[str, Any]:
+    question = {"id": "1", "role": "user", "content": "x", "chosen": True, **fields}
+    return {"chat": {"id": "a"}, "messages": [question]}
+
+
 @pytest.mark.parametrize(
     "broken",
     [
@@ -179,6 +184,16 @@ def test_what_is_no_file_of_chats(data: str) -> None:
         {"chat": {"id": "a"}, "messages": [{"id": "1", "role": "user", "parent": "9"}]},
         {"chat": {"id": "a"}, "messages": [{"id": "1", "role": "nobody"}]},
         {"chat": 3},
+        {"chat": {"id": "a", "params": {"messages": []}}},
+        {"chat": {"id": "a", "params": {"x": "\ud800"}}},
+        {"chat": {"id": "a", "updated_at": float("inf")}},
+        asked(created_at=float("nan")),
+        asked(prompt_tokens=2**63),
+        asked(prompt_tokens=2**70),
+        asked(error="\ud800"),
+        asked(attachments=[{"name": "a\ud800", "data": "x"}]),
+        asked(attachments=[{"name": "a", "data": "x"}] * 17),
+        asked(attachments=[{"name": "a", "media": "image/png", "data": "http://169.254.169.254/"}]),
     ],
 )
 def test_broken_ones_are_refused_and_the_others_taken(broken: Any) -> None:
@@ -187,5 +202,19 @@ def test_broken_ones_are_refused_and_the_others_taken(broken: Any) -> None:
             good = {"chat": {"id": "good"}, "messages": [{"id": "1", "role": "user", "content": "x", "chosen": True}]}
             report = await taken(daemon.client, {"format": "fcd-chats-1", "chats": [broken, good]})
             assert (report.added, report.refused, report.chats) == (1, 1, ["good"])
+            assert [info.id for info in (await daemon.client.chats()).chats] == ["good"]
+
+    run(main())
+
+
+def test_a_saved_chat_without_an_id_of_ours_does_not_keep_the_others_out() -> None:
+    async def main() -> None:
+        async with arena_daemon(MODELS) as daemon:
+            logs = [chatlog.new_chat("guide"), chatlog.new_chat("guide")]
+            for log in logs:
+                log.ask("one?")
+            logs[0].id = "../x"
+            report = await taken(daemon.client, chatlog.msgspec.json.encode(logs).decode())
+            assert (report.added, report.refused) == (1, 1)
 
     run(main())
