@@ -148,6 +148,19 @@ def train_model(
     return model, facts
 
 
+@torch.no_grad()
+def blend(model: Any, start: Path, share: float) -> None:
+    """Move the weights of `model` to `share` of the way from those in the folder `start` to its own, in place.
+
+    What was learnt later is kept, and less of the earlier is lost (Wortsman et al. 2022, arXiv 2109.01903).
+    """
+    from transformers import LlamaForCausalLM
+
+    earlier = LlamaForCausalLM.from_pretrained(str(start), dtype=torch.float32).to(model.device)
+    for new, old in zip(model.parameters(), earlier.parameters(), strict=True):
+        new.lerp_(old, 1 - share)
+
+
 def save_model(model: Any, source: Source, folder: Path) -> None:
     """Write the folder that fcd ships: bf16 weights, configurations, tokenizer with its template."""
     from tokenizers import Tokenizer
@@ -176,6 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--open-prompts", type=Path, help="JSON lines with a `prompt` key: questions out of reach")
     parser.add_argument("--size", choices=NAMES, action="append", help="which model (default: all)")
     parser.add_argument("--start", type=Path, help="folder with trained models to go on from, each under its name")
+    parser.add_argument("--blend", type=float, default=1.0, help="with --start: how much of the way to go from there")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, help="optimizer steps instead of the recipe's")
     parser.add_argument("--max-minutes", type=float, default=1e9, help="per model: anneal and stop by then")
@@ -201,6 +215,8 @@ def main(arguments: list[str] | None = None) -> None:
             keep = partial(keep_model, source=source, folder=folder)
             start = options.start and options.start / name
             model, facts = train_model(size, source, stream, device, steps, seconds, options.compile, keep, start)
+            if start:
+                blend(model, start, options.blend)
             save_model(model, source, folder)
             scores = evaluate(folder, options.seed, unseen, options.questions) if options.questions else {}
             report = {"model": name, "seed": options.seed, **facts, **scores}
