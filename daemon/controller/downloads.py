@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import threading
 import time
 from collections import deque
@@ -18,6 +19,7 @@ from fcd.wire.downloads import Download, DownloadList, DownloadRequest, Download
 AT_ONCE = 2
 KEPT = 32
 """Downloads that are told of; the oldest that are over are forgotten for others."""
+_REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,199}", re.ASCII)
 _SPAN_S = 5.0
 """Speeds are over this time."""
 
@@ -90,7 +92,9 @@ class Downloads:
         from fcd.catalog.reference import is_repo_name
 
         if not is_repo_name(request.repo):
-            raise ApiError(400, f"'{request.repo}' is no repo; give owner/name.", param="repo")
+            raise ApiError(400, f"'{request.repo[:200]}' is no repo; give owner/name.", param="repo")
+        if request.revision and (not _REVISION.fullmatch(request.revision) or ".." in request.revision):
+            raise ApiError(400, "'revision' must be a branch, a tag or a commit.", param="revision")
         known = self._jobs.get(request.repo)
         if known is not None and known.busy:
             if known.state == "stopping":
@@ -119,13 +123,13 @@ class Downloads:
     def cancel(self, repo: str) -> None:
         """Stop, remove what was begun, and tell of it no more. Raises ApiError 404."""
         job = self._find(repo)
-        if job.busy:
+        if job.state == "done":
+            del self._jobs[repo]
+        elif job.busy:
             job.state, job.forget = "stopping", True
             job.stop.set()
-            return
-        del self._jobs[repo]
-        if job.state != "done":
-            self._remove(repo)
+        else:
+            self._remove(job)
 
     def close(self) -> None:
         """Let all of them end; none holds up the daemon's own end."""
@@ -158,15 +162,33 @@ class Downloads:
             loop.call_soon_threadsafe(self._ended, job, "paused" if job.stop.is_set() and state == "failed" else state)
 
     def _ended(self, job: _Job, state: DownloadState) -> None:
+        if job.forget and state != "done":
+            self._remove(job)
+            return
         job.state = state
         if job.forget:
-            self._jobs.pop(job.request.repo, None)
-            if state != "done":
-                self._remove(job.request.repo)
-        self._done()
+            self._gone(job)
+        else:
+            self._done()
 
-    def _remove(self, repo: str) -> None:
-        threading.Thread(target=self._forget, args=(repo,), name=f"forget {repo}", daemon=True).start()
+    def _remove(self, job: _Job) -> None:
+        """It is told of until its files are gone: a download that began before would lose its own."""
+        job.state = "stopping"
+        repo, loop = job.request.repo, asyncio.get_running_loop()
+
+        def forget() -> None:
+            try:
+                self._forget(repo)
+            finally:
+                with contextlib.suppress(RuntimeError):  # the daemon has ended meanwhile
+                    loop.call_soon_threadsafe(self._gone, job)
+
+        threading.Thread(target=forget, name=f"forget {repo}", daemon=True).start()
+
+    def _gone(self, job: _Job) -> None:
+        if self._jobs.get(job.request.repo) is job:
+            del self._jobs[job.request.repo]
+        self._done()
 
 
 def _told(job: _Job, now: float) -> Download:

@@ -11,7 +11,7 @@ from fcd.wire.admin import Progress
 DownloadState = Literal["downloading", "stopping", "paused", "done", "failed"]
 
 
-class DownloadRequest(msgspec.Struct, omit_defaults=True):
+class DownloadRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """POST /api/downloads: begin, or go on where it stopped. `/pause` and `/cancel` take the same `repo`."""
 
     repo: str
@@ -20,7 +20,7 @@ class DownloadRequest(msgspec.Struct, omit_defaults=True):
     allow_pickle: bool = False
 
 
-class RepoRequest(msgspec.Struct):
+class RepoRequest(msgspec.Struct, forbid_unknown_fields=True):
     """POST /api/downloads/pause and /api/downloads/cancel."""
 
     repo: str

@@ -88,6 +88,32 @@ def test_pause_go_on_and_cancel() -> None:
     asyncio.run(main())
 
 
+def test_what_is_cancelled_is_gone_before_it_can_begin_again() -> None:
+    async def main() -> None:
+        source, removing, removed = Source(), threading.Event(), threading.Event()
+
+        def forget(repo: str) -> None:
+            removing.set()
+            removed.wait(10)
+
+        downloads = Downloads(lambda: None, source.fetch, forget)
+        downloads.start(DownloadRequest("a/b"))
+        downloads.pause("a/b")
+        source.allow(1)
+        await until(lambda: downloads.list().downloads[0].state == "paused")
+        downloads.cancel("a/b")
+        await until(removing.is_set)
+        with pytest.raises(ApiError, match="just being stopped"):
+            downloads.start(DownloadRequest("a/b"))
+        removed.set()
+        await until(lambda: not downloads.list().downloads)
+        assert downloads.start(DownloadRequest("a/b")).state == "downloading"
+        downloads.close()
+        source.allow(1)
+
+    asyncio.run(main())
+
+
 def test_failures_are_told_and_the_number_is_bounded() -> None:
     async def main() -> None:
         source = Source()
@@ -111,6 +137,10 @@ def test_failures_are_told_and_the_number_is_bounded() -> None:
             with pytest.raises(ApiError) as refusal:
                 downloads.start(DownloadRequest(name))
             assert refusal.value.status == 400
+        for revision in ("../../x", "/etc/hostname", "a b", "-x"):
+            with pytest.raises(ApiError) as refusal:
+                downloads.start(DownloadRequest("an/other", revision))
+            assert refusal.value.param == "revision"
         downloads.close()
         source.allow(20)
 
