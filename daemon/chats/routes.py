@@ -200,6 +200,8 @@ def _line(event: ChatEvent) -> bytes:
 
 async def _everything(chats: Chats) -> list[str]:
     found = await chats.listed(MOST_EXPORTED, 0)
+    if found.total > len(found.chats):
+        raise invalid("ids", f"There are {found.total} chats, and a file holds {MOST_EXPORTED}: say which with 'ids'.")
     return [info.id for info in found.chats]
 
 

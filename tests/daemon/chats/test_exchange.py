@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from daemon.chats import routes
 from fcd import chatlog
 from fcd.chattree import Tree
 from fcd.client import Client
@@ -216,5 +217,20 @@ def test_a_saved_chat_without_an_id_of_ours_does_not_keep_the_others_out() -> No
             logs[0].id = "../x"
             report = await taken(daemon.client, chatlog.msgspec.json.encode(logs).decode())
             assert (report.added, report.refused) == (1, 1)
+
+    run(main())
+
+
+def test_a_file_that_cannot_hold_all_chats_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(routes, "MOST_EXPORTED", 1)
+        async with arena_daemon(MODELS) as daemon:
+            assert (await taken(daemon.client, SHAREGPT[:2])).added == 2
+            chats = [info.id for info in (await daemon.client.chats()).chats]
+            with pytest.raises(ApiError, match="There are 2 chats") as refused:
+                async for _ in daemon.client.export_chats("json"):
+                    pass
+            assert refused.value.status == 400
+            assert [piece async for piece in daemon.client.export_chats("json", chats[:1])]
 
     run(main())
