@@ -70,6 +70,12 @@ async def _list(args: argparse.Namespace) -> int:
 
     async with running_client() as client:
         found = await client.chats(min(args.limit, _PAGE), deleted=args.deleted)
+        while len(found.chats) < min(args.limit, found.total):
+            most = min(args.limit - len(found.chats), _PAGE)
+            more = await client.chats(most, len(found.chats), deleted=args.deleted)
+            if not more.chats:
+                break
+            found.chats += more.chats
     if args.json:
         print_json(found)
         return EXIT_OK
@@ -225,11 +231,13 @@ def parts_of(data: bytes, most: int = 8 * 1024 * 1024) -> list[str]:
         records = [line for line in stripped.splitlines() if line.strip()]
     parts: list[str] = []
     held: list[bytes] = []
+    size = 0
     for record in records:
-        if held and sum(map(len, held)) + len(record) > most:
+        if held and size + len(record) > most:
             parts.append(_text(b"[" + b",".join(held) + b"]"))
-            held = []
+            held, size = [], 0
         held.append(record)
+        size += len(record)
     return [*parts, _text(b"[" + b",".join(held) + b"]")] if held else parts
 
 

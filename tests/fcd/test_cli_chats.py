@@ -47,6 +47,10 @@ def test_what_it_prints_and_its_exit_codes(monkeypatch: pytest.MonkeyPatch, tmp_
         assert code == EXIT_OK
         assert "Where are otters?" in out
         assert {each["id"][-3:] for each in json.loads(fcd("chats", "list", "--json")[1])["chats"]} == {"aaa", "aab"}
+        monkeypatch.setattr("fcd.cli.chats._PAGE", 1)
+        assert len(json.loads(fcd("chats", "list", "--limit", "5", "--json")[1])["chats"]) == 2
+        assert "1 of 2" in fcd("chats", "list", "--limit", "1")[1]
+        monkeypatch.setattr("fcd.cli.chats._PAGE", 1000)
         assert "## guide\n\nIn **rivers**." in fcd("chats", "show", "20260101-000000-aaa")[1]
         assert json.loads(fcd("chats", "show", "last", "--json")[1])["chat"]["title"] == "Bread?"
         assert fcd("chats", "show", "20260101-000000-aaa")[0] == EXIT_OK
