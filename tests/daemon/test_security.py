@@ -74,6 +74,10 @@ def test_every_route_of_the_real_controller_is_closed(tmp_path: Path) -> None:
             ]
             assert ("POST", "/register_worker") in routes
             assert ("GET", "/api/events") in routes
+            paths_of = {path for _, path in routes}
+            assert paths_of > {"/api/chats", "/api/presets", "/api/devices", "/api/downloads", "/v1/responses"}
+            inference = {path for path in paths_of if need_of(path) is Need.INFERENCE}
+            assert not [path for path in inference if path.startswith(("/api/chats", "/api/presets", "/api/d"))]
             async with httpx.AsyncClient(base_url=context.url) as http:
                 for method, path in routes:
                     need = need_of(path)
