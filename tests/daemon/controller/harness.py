@@ -17,11 +17,11 @@ import psutil
 from daemon.app import build_app
 from daemon.context import DaemonContext
 from daemon.controller.controller import Controller, config_of
+from daemon.flow import FlowProtocol
 from daemon.gateway.active import ActiveRequests
 from daemon.metrics import Metrics
 from daemon.scheduler import Config
 from daemon.security import Security
-from daemon.flow import FlowProtocol
 from daemon.store.store import Store
 from daemon.supervisor import process
 from daemon.supervisor.memory import MemoryProbe
