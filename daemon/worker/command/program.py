@@ -36,7 +36,7 @@ class CommandProgram(ChildProgram):
         url = url_for(host if host not in ("0.0.0.0", "::") else "127.0.0.1", port)
         argv = self._spec.argv(host=host, port=port, name=self.worker.names[0], key=self.options.api_key)
         server = ChildServer(url, self.options.api_key, self._spec.health)
-        ended = await self._start_server(argv, self._spec.env, server)
+        ended = await self._start_server(argv, self._spec.environment(self.options.api_key), server)
         await server.look(self.worker.names[0])
         self._serve_from(server, ended)
 

@@ -18,7 +18,8 @@ _FIELD = re.compile(r"\{([a-z]*)\}")
 _FIELDS = ("model", "port", "host", "name", "key")
 _GGUF = "llama-server -m {model} --host {host} --port {port} --alias {name} --jinja"
 """llama.cpp's server."""
-_GGUF_KEY = " --api-key {key}"
+_GGUF_KEY = "LLAMA_API_KEY"
+"""Where it looks for the key that it asks for: everybody on a machine can read a command line."""
 
 
 class CommandSpec(msgspec.Struct, frozen=True):
@@ -30,6 +31,11 @@ class CommandSpec(msgspec.Struct, frozen=True):
     health: str = "/health"
     env: dict[str, str] = {}
     stop_signal: int = int(signal.SIGTERM)
+    key_variable: str = ""
+    """The environment variable that the server takes its key from, if it takes it from one."""
+
+    def environment(self, key: str) -> dict[str, str]:
+        return self.env | ({self.key_variable: key} if self.key_variable and key else {})
 
     def argv(self, *, host: str, port: int, name: str, key: str) -> list[str]:
         """The words of the command. What is filled in never becomes several words.
@@ -66,7 +72,8 @@ def command_for(reference: Reference, settings: Settings, given: str, *, exposed
     """
     configured = settings.models.get(reference.name, ModelSettings()) if reference.configured else ModelSettings()
     model = str(reference.path or configured.path or reference.repo or reference.name)
-    template = given or configured.command or _ready_made(reference.path, exposed)
+    own = given or configured.command
+    template = own or _ready_made(reference.path)
     if not template:
         raise UsageError(
             f"No command is known that serves '{reference.name}'.",
@@ -78,6 +85,7 @@ def command_for(reference: Reference, settings: Settings, given: str, *, exposed
         configured.health,
         dict(configured.env),
         signal_number(configured.stop_signal),
+        "" if own else _GGUF_KEY,
     )
     if not spec.uses("port"):
         raise UsageError("The command must say {port}, where it is to listen.")
@@ -98,14 +106,13 @@ def signal_number(name: str) -> int:
     return int(found)
 
 
-def _ready_made(path: Path | None, exposed: bool) -> str:
-    if path is None or path.suffix.lower() != ".gguf":
-        return ""
-    return _GGUF + _GGUF_KEY if exposed else _GGUF
+def _ready_made(path: Path | None) -> str:
+    return _GGUF if path is not None and path.suffix.lower() == ".gguf" else ""
 
 
 def _check_exposed(spec: CommandSpec) -> None:
-    missing = [field for field in ("host", "key") if not spec.uses(field)]
+    asks = spec.uses("key") or spec.key_variable
+    missing = [field for field, said in (("host", spec.uses("host")), ("key", asks)) if not said]
     if missing:
         raise UsageError(
             "Other machines are to reach this server, but the command does not say "

@@ -183,9 +183,10 @@ def test_gguf_files_are_served_by_llama_cpp(tmp_path: Path, monkeypatch: pytest.
     spec = command_for(reference, Settings(), "", exposed=False)
     argv = spec.argv(host="127.0.0.1", port=5, name="tiny", key="")
     assert argv[:7] == ["llama-server", "-m", str(file), "--host", "127.0.0.1", "--port", "5"]
-    assert "--api-key" not in argv
-    exposed = command_for(reference, Settings(), "", exposed=True).argv(host="0.0.0.0", port=5, name="tiny", key="k")
-    assert exposed[-2:] == ["--api-key", "k"]
+    assert spec.environment("") == {}
+    exposed = command_for(reference, Settings(), "", exposed=True)
+    assert exposed.argv(host="127.0.0.1", port=5, name="tiny", key="secret") == argv  # others can read it
+    assert exposed.environment("secret") == {"LLAMA_API_KEY": "secret"}
 
 
 def test_a_command_that_cannot_serve_is_refused_at_once() -> None:
