@@ -190,6 +190,9 @@ class DecodeGraphs:
     def _keep_up(self) -> None:
         if self._generation != self._store.generation:
             self._graphs.clear()
+            if self._pinned:
+                # The memory of those stays with PyTorch until it is asked for, and is counted nowhere.
+                torch.cuda.empty_cache()
             self.failed = ""
             self._generation = self._store.generation
             self._pool = torch.cuda.graph_pool_handle() if self._pinned else None

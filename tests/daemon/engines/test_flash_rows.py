@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -260,6 +260,23 @@ def test_without_room_for_more_graphs_larger_ones_serve_and_none_is_no_error(
     monkeypatch.setattr(cuda_graphs, "capture_cuda", never)
     with_engine("llama", test, max_batch=4)
     assert not in_place
+
+
+def test_memory_of_graphs_that_a_larger_store_ended_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = RowPool(1024, 16, 16 * 4096, scattered=True)
+    store = ArenaStore([LayerSpec(1, 4, 4, torch.float32, torch.device("cpu"))], pool)
+    graphs = cuda_graphs.DecodeGraphs(cast(Any, None), store, torch.device("cpu"), most_rows=2)
+    left: list[int] = []
+    monkeypatch.setattr(graphs, "_pinned", True)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.append(len(graphs._graphs)))
+    graphs._keep_up()
+    graphs._graphs[1] = cast(Any, object())
+    graphs._keep_up()
+    assert left == [0]
+    store.generation += 1
+    graphs._keep_up()
+    assert left == [0, 0]
 
 
 def test_fits_only_what_the_kernel_can_do() -> None:
