@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,8 +63,7 @@ def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts | LoadedMo
     progress("kv cache", 0.0, 0.0)
     info = loaded.info
     device = torch.device(info.device)
-    budget = kv_budget(options, device)
-    runner, pool, adapters = _make_runner(loaded, budget)
+    runner, pool, adapters = _make_runner(loaded, lambda: kv_budget(options, device))
     if adapters is not None:
         info = msgspec.structs.replace(info, memory_bytes=info.memory_bytes + adapters.bytes)
     parallel = options.max_batch or MAX_BATCH.get(device.type, 32)
@@ -79,7 +78,8 @@ def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts | LoadedMo
     return Parts(loaded, core, detokenizers, info, pool.max_tokens, start, adapters)
 
 
-def _make_runner(loaded: LoadedModel, budget: int) -> tuple[Runner, RowPool, Adapters | None]:
+def _make_runner(loaded: LoadedModel, budget: Callable[[], int]) -> tuple[Runner, RowPool, Adapters | None]:
+    """The runner, its rows and the adapters; `budget` is asked once everything else has its memory."""
     model, context = loaded.model, loaded.info.context_length
     if loaded.kind == "packed":
         device = torch.device(loaded.info.device)
@@ -88,16 +88,16 @@ def _make_runner(loaded: LoadedModel, budget: int) -> tuple[Runner, RowPool, Ada
         if lean is not None and not lean_agrees(model, lean, device):
             log.warning("the lean forward differs from %s's own; it is not used", loaded.info.architecture)
             lean = None
+        adapters = _install_adapters(loaded, lean)
         if device.type == "cuda":
             # What merging the weights left unused goes back to the device.
             torch.cuda.empty_cache()
         threads = _tune_threads(model, lean, device) if device.type == "cpu" and not is_fixed() else None
         flash = flash_usable(layers, kinds, model.config.get_text_config(decoder=True).num_attention_heads)
         per_token = sum(layer.bytes_per_token for layer in layers)
-        pool = _make_pool(context, per_token, budget, max_cached=MAX_CACHED, scattered=flash)
-        adapters = _install_adapters(loaded, lean)
+        pool = _make_pool(context, per_token, budget(), max_cached=MAX_CACHED, scattered=flash)
         return PackedRunner(model, pool, layers, lean, threads, adapters, flash=flash), pool, adapters
-    pool = _make_pool(context, _cache_bytes_per_token(model), budget, max_cached=0)
+    pool = _make_pool(context, _cache_bytes_per_token(model), budget(), max_cached=0)
     if loaded.kind == "serial":
         return SerialRunner(model), pool, None
     return Seq2SeqRunner(model, relative=has_relative_positions(model.config)), pool, None

@@ -169,6 +169,8 @@ def install(model: Any, lean: LeanDecoder | None, files: Sequence[AdapterFile], 
         for wanted, pair in file.pairs().items():
             name = _find(model, wanted, file)
             _check(model.get_submodule(name), wanted, pair, file)
+            if not fits_format(pair, dtype):
+                raise file.refusal(f"the pair for '{wanted}' holds numbers that {str(dtype)[6:]} cannot")
             pairs.setdefault(name, []).append((number, pair))
     head = model.get_output_embeddings()
     sites: dict[str, Site] = {}
@@ -212,6 +214,14 @@ def _check(module: Any, name: str, pair: Pair, file: AdapterFile) -> None:
             f"'{name}' goes from {expected[0]} to {expected[1]} in this model and from {got[0]} to {got[1]} in it",
             "Load it over the model that it was trained for.",
         )
+
+
+def fits_format(pair: Pair, dtype: torch.dtype) -> bool:
+    """Whether every number of it is finite in the format that it is computed in.
+
+    One that is not would reach the tokens of other adapters in the same step: a mask's zero times it is no number.
+    """
+    return all(bool(torch.isfinite(half.to(dtype)).all()) for half in (pair.down, pair.up))
 
 
 def _site(found: Sequence[tuple[int, Pair]], device: torch.device, dtype: torch.dtype, *, head: bool) -> Site:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from daemon.engines.base import Engine, GenerationRequest, LoadOptions, SamplingParams
-from daemon.engines.transformers import load_engine
+from daemon.engines.transformers import build, load_engine
 from daemon.engines.transformers.adapter_files import read_adapters
 from daemon.engines.transformers.engine import TransformersEngine
 from daemon.engines.transformers.lora import LoraBatch, Site, applied
@@ -251,6 +251,42 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
         run(other, {"a": folder}, _no_test)
     with pytest.raises(ModelLoadError, match="does not have"):
         run(tiny_model("gpt2"), {"a": folder}, _no_test)
+
+
+def test_numbers_that_are_none_are_refused_because_they_would_reach_other_tokens(tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "a", tiny_model("llama"))
+    for half, value in (("lora_A", float("nan")), ("lora_B", float("inf")), ("lora_B", 1e38)):
+        tensors = load_file(folder / "adapter_model.safetensors")
+        name = next(key for key in tensors if key.endswith(f"q_proj.{half}.weight"))
+        kept = tensors[name].clone()
+        tensors[name][0, 0] = value
+        save_file(tensors, folder / "adapter_model.safetensors")
+        # Scaled by 2 the last is still a number in fp32, and none in fp16.
+        with pytest.raises(ModelLoadError, match=r"q_proj' holds numbers that float\d+ cannot"):
+            run(tiny_model("llama"), {"a": folder}, _no_test, dtype="float16" if value == 1e38 else "float32")
+        save_file({**tensors, name: kept}, folder / "adapter_model.safetensors")
+
+
+def test_kv_memory_is_what_the_adapters_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_adapter(tmp_path / "a", tiny_model("llama"))
+    done: list[str] = []
+    install, budget = build.install, build.kv_budget
+
+    def installed(*args: Any) -> Any:
+        done.append("adapters")
+        return install(*args)
+
+    def asked(*args: Any) -> int:
+        done.append("budget")
+        return budget(*args)
+
+    monkeypatch.setattr(build, "install", installed)
+    monkeypatch.setattr(build, "kv_budget", asked)
+
+    async def test(engine: Engine) -> None:
+        assert done == ["adapters", "budget"]
+
+    run(tiny_model("llama"), {"a": folder}, test)
 
 
 @pytest.mark.parametrize("family", ["t5", "mamba"])
