@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import queue
+import re
 import sys
 import threading
 import time
@@ -28,6 +29,7 @@ _PARALLEL = 4
 _JOIN_S = 0.05
 _ATTEMPTS = 5
 """Failures in a row, with nothing received between them, after which a download gives up."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _STALL_S = 30.0
 _LOCK_POLL_S = 0.2
 
@@ -49,6 +51,9 @@ def fetch_blobs(blobs: list[Blob], folder: Path, advance: Advance) -> None:
         ModelLoadError: a file is not what the hub says that it is.
         httpx2.HTTPError: the hub does not answer; what arrived is kept.
     """
+    for blob in blobs:
+        if not _SHA256.fullmatch(blob.sha256):  # it names the file here, so it must not lead elsewhere
+            raise ModelLoadError(f"The hub gives no SHA-256 for {blob.name}, so it was not downloaded.")
     folder.mkdir(parents=True, exist_ok=True)
     waiting, failures = queue.SimpleQueue[Blob](), list[BaseException]()
     for blob in blobs:

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from fcd.catalog.blobs import Blob, fetch_blobs
 from fcd.catalog.download import choose_files
 from fcd.errors import ModelLoadError
 from tests.fcd.terminal import ROOT, environment, fcd, terminal
@@ -231,6 +232,13 @@ def test_a_file_that_was_changed_on_its_way_is_thrown_away(hub: FakeHub, env: di
 def weights(home: Path) -> bytes:
     (snapshot,) = (home / "hf" / "hub" / "models--some--model" / "snapshots").iterdir()
     return (snapshot / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["../../evil", "", "A" * 64, "/tmp/evil"])
+def test_a_hub_does_not_choose_where_files_go(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="no SHA-256"):
+        fetch_blobs([Blob("model.safetensors", "http://127.0.0.1:9/x", name, 5)], tmp_path / "a" / "b", lambda _: None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_repo_that_is_not_there(env: dict[str, str]) -> None:
