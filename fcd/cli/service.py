@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
+from xml.sax.saxutils import escape
 
 import msgspec
 
@@ -267,7 +268,10 @@ def _refuse_other_home(file: Path, program: Program) -> None:
     if not file.exists():
         return
     text, home = file.read_text(encoding="utf-8", errors="replace"), program.environment.get("FCD_HOME", "")
-    if ("FCD_HOME" in text) != bool(home) or (home and home not in text.replace("%%", "%")):
+    # Whole lines, as the units write them: /a/fcd is not /a/fcd2.
+    lines = {f"Environment={_quoted(f'FCD_HOME={home}')}", f"<string>{escape(home)}</string>"}
+    same = any(line.strip() in lines for line in text.splitlines())
+    if ("FCD_HOME" in text) != bool(home) or (home and not same):
         raise FcdError(
             f"{file} is there already, for other folders than {home or 'the usual ones'}.",
             hint="`fcd daemon uninstall` takes it away.",

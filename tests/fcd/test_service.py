@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from fcd.cli import service as module
-from fcd.cli.service import LABEL, Launchd, Program, Systemd, service_for
+from fcd.cli.service import LABEL, Launchd, Program, Systemd, _refuse_other_home, service_for
 from fcd.errors import FcdError
 from tests.fcd.terminal import environment, fcd
 
@@ -112,6 +112,20 @@ def test_launchd_is_asked_to_take_and_give_back_the_agent(tmp_path: Path, monkey
     agent.stop()
     domain = f"gui/{os.getuid()}"
     assert asked(tmp_path) == [f"print {domain}", f"bootstrap {domain} {agent.file}", f"bootout {domain}/{LABEL}"]
+
+
+def test_a_service_of_other_folders_is_told_from_this_one(tmp_path: Path) -> None:
+    def program(home: str) -> Program:
+        return Program(("python",), {"FCD_HOME": home} if home else {}, 60, tmp_path / "log")
+
+    for service in (Systemd({"HOME": str(tmp_path)}), Launchd({"HOME": str(tmp_path)})):
+        unit = tmp_path / "unit"
+        for home in ("/a/fcd2", "/a/with space", "/a/50%", ""):
+            unit.write_bytes(service.text(program(home)))
+            _refuse_other_home(unit, program(home))
+            for other in ("/a/fcd", "/a/with", "/a", "/a/fcd22"):
+                with pytest.raises(FcdError, match="other folders"):
+                    _refuse_other_home(unit, program(other))
 
 
 def test_print_shows_the_unit_and_writes_nothing(tmp_path: Path) -> None:
