@@ -22,6 +22,9 @@ from daemon.engines.transformers.flash_rows import FlashBatch, flash_attend
 from daemon.engines.transformers.kv_store import KvStore, LayerSpec
 
 NAME = "fcd"
+MASK_AREA = 1 << 24
+"""Queries times keys that are masked at once."""
+MIN_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,18 +208,35 @@ def _prefill(
         values = step.store.values[chunk.size_class][layer][chunk.slot, :, :end]
         keys[:, chunk.start :] = k[span].transpose(0, 1)
         values[:, chunk.start :] = v[span].transpose(0, 1)
-    # [groups, kv_heads, count, dim]: the group is a batch dimension over which K and V are shared with stride 0.
-    queries = q[span].view(chunk.count, kv_heads, heads // kv_heads, -1).permute(2, 1, 0, 3)
-    mask = _chunk_mask(step, chunk, kind.window, q)
-    out = _attend(
-        queries,
-        keys.expand(queries.shape[0], -1, -1, -1),
-        values.expand(queries.shape[0], -1, -1, -1),
-        mask,
-        kind,
-        by_head=True,
-    )
-    return out.permute(2, 1, 0, 3).reshape(chunk.count, heads, -1)
+    parts = _parts(chunk)
+    outputs = []
+    for part in parts:
+        # [groups, kv_heads, count, dim]: the group is a batch dimension over which K and V are shared with stride 0.
+        own = q[part.first : part.first + part.count]
+        queries = own.view(part.count, kv_heads, heads // kv_heads, -1).permute(2, 1, 0, 3)
+        end = part.start + part.count
+        mask = _chunk_mask(step, part, kind.window, q, keep=len(parts) == 1)
+        out = _attend(
+            queries,
+            keys[:, :end].expand(queries.shape[0], -1, -1, -1),
+            values[:, :end].expand(queries.shape[0], -1, -1, -1),
+            mask,
+            kind,
+            by_head=True,
+        )
+        outputs.append(out.permute(2, 1, 0, 3).reshape(part.count, heads, -1))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _parts(chunk: PrefillChunk) -> list[PrefillChunk]:
+    """A chunk in stretches of queries whose masks are bounded: a long text to embed is one chunk."""
+    most = max(MIN_ROWS, MASK_AREA // (chunk.start + chunk.count))
+    if chunk.count <= most:
+        return [chunk]
+    return [
+        PrefillChunk(chunk.size_class, chunk.first + at, chunk.slot, chunk.start + at, min(most, chunk.count - at))
+        for at in range(0, chunk.count, most)
+    ]
 
 
 def _attend(
@@ -274,8 +294,10 @@ def _build_decode_mask(group: DecodeGroup, window: int | None, like: torch.Tenso
     return mask[:, None, None].to(like.device)
 
 
-def _chunk_mask(step: Step, chunk: PrefillChunk, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
-    """`[1, 1, count, start + count]`, causal."""
+def _chunk_mask(
+    step: Step, chunk: PrefillChunk, window: int | None, like: torch.Tensor, *, keep: bool
+) -> torch.Tensor | None:
+    """`[1, 1, count, start + count]`, causal; with `keep` the step's other layers get the same."""
     end = chunk.start + chunk.count
     if window is not None and window >= end:
         window = None
@@ -289,6 +311,8 @@ def _chunk_mask(step: Step, chunk: PrefillChunk, window: int | None, like: torch
         if window is not None:
             hidden |= columns <= rows - window
         mask = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, -math.inf)
+        if not keep:
+            return mask[None, None]
         step.masks[place] = mask[None, None]
     return step.masks[place]
 
