@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -31,12 +32,24 @@ class Embedder:
         self._packed = packed
         self._lock = threading.Lock()
 
+    async def ask(self, inputs: Sequence[Sequence[int]], adapter: str = "") -> list[list[float]]:
+        """`embed` in a thread; cancelled, it ends with the forward that is under way."""
+        left = threading.Event()
+        try:
+            return await asyncio.to_thread(self.embed, inputs, adapter, left)
+        finally:
+            left.set()
+
     @torch.inference_mode()
-    def embed(self, inputs: Sequence[Sequence[int]], adapter: str = "") -> list[list[float]]:
-        """One vector for each list of token ids."""
+    def embed(
+        self, inputs: Sequence[Sequence[int]], adapter: str = "", left: threading.Event | None = None
+    ) -> list[list[float]]:
+        """One vector for each list of token ids; fewer once nobody waits for them (`left`)."""
         vectors: list[list[float]] = []
         with self._lock:
             for group in batches(inputs, MAX_TOKENS):
+                if left is not None and left.is_set():
+                    break
                 states = self._packed_states(group, adapter) if self._packed else self._padded_states(group)
                 vectors.extend(self._pooling(hidden).tolist() for hidden in states)
         return vectors

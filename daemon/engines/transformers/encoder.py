@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -49,7 +48,7 @@ class EncoderEngine:
             raise ApiError(503, "The model is being unloaded.", code="worker_died")
         self._running += 1
         try:
-            vectors = await asyncio.to_thread(self._embedder.embed, inputs)
+            vectors = await self._embedder.ask(inputs)
         finally:
             self._running -= 1
         count = sum(len(ids) for ids in inputs)

@@ -106,7 +106,7 @@ class TransformersEngine:
         """
         for ids in inputs:
             self._check_ids(ids, "input")
-        return await asyncio.to_thread(self._embedder.embed, inputs, adapter)
+        return await self._embedder.ask(inputs, adapter)
 
     def stats(self) -> EngineStats:
         return self._core.stats()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 from daemon.engines.base import Engine, GenerationRequest, GrammarSpec, LoadOptions, SamplingParams
 from daemon.engines.transformers import load_engine
+from daemon.engines.transformers.embeddings import Embedder
 from daemon.engines.transformers.pooling import Pooling, read_pooling
 from fcd.errors import ApiError, ModelLoadError
 from tests.tiny_models import make_tokenizer, tiny_model
@@ -188,3 +190,28 @@ def test_an_encoder_in_8_bit_is_close(tmp_path: Path) -> None:
         assert float(got @ F.normalize(hidden(folder, TEXTS[2]).mean(0), dim=0)) > 0.98
 
     run(folder, test, quantization="8bit")
+
+
+def test_what_nobody_waits_for_any_more_is_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedder = Embedder(None, packed=False)
+    computed: list[int] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def states(group: Any) -> list[torch.Tensor]:
+        computed.append(len(group[0]))
+        begun.set()
+        assert go_on.wait(10)
+        return [torch.ones(1, 2) for _ in group]
+
+    monkeypatch.setattr(embedder, "_padded_states", states)
+
+    async def main() -> None:
+        asking = asyncio.create_task(embedder.ask([[1] * 2048] * 3))
+        assert await asyncio.to_thread(begun.wait, 10)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        go_on.set()
+        assert len(await embedder.ask([[1]])) == 1
+        assert computed == [2048, 1]
+
+    asyncio.run(main())
