@@ -66,7 +66,8 @@ class Keeper:
     """One cluster. Nothing there is ended with it: what runs is found again by the daemon that starts next.
 
     Args:
-        on_empty: called when nothing of the daemon's is on the cluster any more.
+        on_empty: called when nothing of the daemon's is on the cluster any more; whether it was let go, and did not get
+            something to look after meanwhile.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Keeper:
         *,
         prefix: str,
         drain_s: Callable[[], float],
-        on_empty: Callable[[], Awaitable[None]],
+        on_empty: Callable[[], Awaitable[bool]],
     ) -> None:
         self.name = name
         self.nodes: list[Node] = []
@@ -137,6 +138,13 @@ class Keeper:
     # The loop
 
     async def _run(self) -> None:
+        while True:
+            await self._tend_all()
+            if await self._on_empty():
+                return
+
+    async def _tend_all(self) -> None:
+        """Look again and again, until there is nothing to look after."""
         failures = 0
         while self._books.placed_on(self.name):
             self._poke.clear()
@@ -158,7 +166,6 @@ class Keeper:
                     await self._poke.wait()
             except TimeoutError:
                 pass
-        await self._on_empty()
 
     def _tell(self, problem: str) -> None:
         if problem != self.problem:

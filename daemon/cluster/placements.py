@@ -273,13 +273,19 @@ class Placements:
                 self,
                 prefix=self._prefix,
                 drain_s=lambda: self._context.settings.daemon.drain_s,
-                on_empty=lambda: self._drop_if_empty(cluster),
+                on_empty=lambda: self._drop_when_empty(cluster),
             )
         return self._keepers[cluster]
 
     def _agent(self, cluster: str) -> Cluster:
         paths = self._context.paths
         return AgentLink(cluster, log=paths.logs / "cluster.log", cwd=paths.runtime)
+
+    async def _drop_when_empty(self, cluster: str) -> bool:
+        """Not while something is being placed there: that would be left with a keeper that nobody knows."""
+        async with self._changing:
+            await self._drop_if_empty(cluster)
+            return cluster not in self._keepers
 
     async def _drop_if_empty(self, cluster: str) -> None:
         """No agent for a cluster on which nothing of ours is."""

@@ -135,6 +135,38 @@ def test_a_worker_is_placed_shown_and_removed(cluster: FakeCluster, tmp_path: Pa
     asyncio.run(main())
 
 
+def test_what_is_placed_while_the_last_one_goes_is_looked_after(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon:
+            await start(daemon)
+            reached, go = asyncio.Event(), asyncio.Event()
+            connect = cluster.connect
+
+            async def slow() -> None:
+                if asyncio.current_task() is placing:
+                    reached.set()
+                    await go.wait()
+                await connect()
+
+            monkeypatch.setattr(cluster, "connect", slow)
+            placing = asyncio.create_task(start(daemon))
+            await daemon.controller.stop_worker(NAME)
+            await reached.wait()
+            await until(lambda: shown(daemon) is None)
+            await asyncio.sleep(0.3)  # the keeper has nothing to look after now
+            go.set()
+            info = await asyncio.wait_for(placing, 10)
+            assert info.state == "starting"
+            assert list(daemon.controller.placements._keepers) == ["ray"]
+            await daemon.controller.stop_worker(info.name)
+            await until(lambda: shown(daemon) is None and cluster.seen == {})
+            await until(lambda: not cluster.connected)
+
+    asyncio.run(main())
+
+
 def test_a_daemon_that_starts_again_adopts_what_runs(cluster: FakeCluster, tmp_path: Path) -> None:
     async def main() -> None:
         async with running(tmp_path) as daemon:
