@@ -224,12 +224,12 @@ def test_stops_and_ends_are_seen_though_the_next_step_has_begun(in_place: list[i
 
 
 def test_a_row_left_with_a_step_under_way_is_a_prefix_of_what_was_computed(in_place: list[int]) -> None:
-    wanted = greedy("llama", PROMPTS[1], 40)
+    wanted = greedy("llama", PROMPTS[1], 12)
 
     async def test(engine: Engine) -> None:
         for count in (1, 2, 5):
             stream = engine.generate(
-                GenerationRequest("r", PROMPTS[1], SamplingParams(max_tokens=200, temperature=0.0, ignore_eos=True))
+                GenerationRequest("r", PROMPTS[1], SamplingParams(max_tokens=100, temperature=0.0, ignore_eos=True))
             )
             seen: list[int] = []
             async for delta in stream:
@@ -240,13 +240,13 @@ def test_a_row_left_with_a_step_under_way_is_a_prefix_of_what_was_computed(in_pl
             # Its row is taken over, with another token where the cancelled one went on.
             other = [*PROMPTS[1], *wanted[: count + 1], 7]
             found, again = await asyncio.gather(
-                ask(engine, other, max_tokens=12), ask(engine, PROMPTS[1], max_tokens=40)
+                ask(engine, other, max_tokens=12), ask(engine, PROMPTS[1], max_tokens=12)
             )
             assert again.ids == wanted
             assert found.ids == greedy("llama", other, 12)
             assert found.deltas[0].cached_tokens >= len(PROMPTS[1])
 
-    with_engine("llama", test)
+    with_engine("llama", test, max_batch=2)
 
 
 def test_rows_outgrow_their_place_and_memory_is_short(in_place: list[int]) -> None:
