@@ -13,6 +13,7 @@ from sanic import Blueprint
 
 from daemon.cluster.follow import follow_placed
 from daemon.cluster.placements import Placements
+from daemon.controller.announcer import Announcer
 from daemon.controller.attach import Attachments
 from daemon.controller.devices import WATCH_S, Devices, OurWorker
 from daemon.controller.downloads import Downloads
@@ -22,11 +23,12 @@ from daemon.controller.heads import Heads
 from daemon.controller.hub import Hub
 from daemon.controller.join import Join
 from daemon.controller.loads import already, follow_load, served_elsewhere
-from daemon.controller.models import Models, asks_for_nothing_special, same_launch, unique_name
+from daemon.controller.models import Models
 from daemon.controller.oneoffs import OneOffs
 from daemon.controller.reconfigure import Reconfigure
 from daemon.controller.registry import Registry
 from daemon.controller.snapshot import worker_info
+from daemon.controller.specs import Specs
 from daemon.scheduler import Config
 from daemon.scheduler import events as e
 from daemon.scheduler.placement import gpus
@@ -36,7 +38,6 @@ from daemon.supervisor.memory import MachineMemory, MemoryProbe
 from daemon.supervisor.probe import HttpProber, Prober
 from daemon.supervisor.process import Spawn, spawn
 from daemon.supervisor.supervisor import Lease, Supervisor, Timing
-from fcd.builtin import is_builtin
 from fcd.errors import ApiError
 from fcd.settings import MOST_REPLICAS, DaemonSettings, Settings, parse_duration, write_snapshot
 from fcd.wire.admin import DaemonEvent, EstimateReply, LoadEvent, LoadRequest, ModelInfo, ModelOptions, WorkerInfo
@@ -51,9 +52,6 @@ _GPU_REFRESH_S = 5.0
 _GPU_REFRESH_WAITING_S = 1.0
 """While a model waits for memory."""
 _TIDY_S = 30.0
-_CHANGES_S = 0.2
-"""Watchers hear of a worker's numbers at most this often; of its state, at once."""
-_MOST_SPECS = 1024
 
 
 class Controller:
@@ -76,6 +74,7 @@ class Controller:
         self._memory = memory or self._machine
         self._devices = Devices(self._machine, self._our_workers)
         self.hub = Hub()
+        self._announcer = Announcer(self)
         self.registry = Registry()
         self.catalog = Models(context.settings, self._has_gpu, lambda: self._machine.totals)
         self.supervisor = Supervisor(
@@ -88,32 +87,29 @@ class Controller:
             config=config or config_of(context.settings.daemon, sleep_ttl=context.settings.engines.vllm.sleep_ttl),
             timing=self._timing,
             controller_url=lambda: context.url,
-            on_change=self._changed,
-            on_gone=self._gone,
+            on_change=self._announcer.changed,
+            on_gone=self._announcer.gone,
             use_sockets=hasattr(asyncio, "start_unix_server"),
             totals=lambda: self._machine.totals,
             refresh=self._machine.refresh,
         )
+        self.specs = Specs(self.supervisor, self.catalog, context.settings)
         self.heads = Heads(context, self)
         self.placements = Placements(
-            context, self.supervisor, self.registry, changed=self._changed, gone=self._gone
+            context, self.supervisor, self.registry, changed=self._announcer.changed, gone=self._announcer.gone
         )
         self.join = Join(
-            self.supervisor, self.registry, self._is_reserved, self.heads.is_above, self.placements.of_token
+            self.supervisor, self.registry, self.specs.is_reserved, self.heads.is_above, self.placements.of_token
         )
-        self._aliases: dict[str, str] = {}
-        self.one_offs = OneOffs(self.supervisor, self.catalog.is_listed, self._aliases)
+        self.one_offs = OneOffs(self.supervisor, self.catalog.is_listed, self.specs.aliases)
         self.fastchat = FastChatView(
             self.supervisor,
             self.registry,
-            canonical=lambda name: self._aliases.get(name, name),
+            canonical=lambda name: self.specs.aliases.get(name, name),
             configured=lambda: configured_names(self._context.settings),
         )
-        self.attachments = Attachments(context.store, self.supervisor, self.registry, self._is_reserved)
+        self.attachments = Attachments(context.store, self.supervisor, self.registry, self.specs.is_reserved)
         self.downloads = Downloads(self._downloaded)
-        self._shown: dict[str, str] = {}
-        self._dirty: set[str] = set()
-        self._flush: asyncio.TimerHandle | None = None
         self._background: list[asyncio.Task[None]] = []
         self._started = False
         self._closing = False
@@ -140,8 +136,7 @@ class Controller:
         self.downloads.close()
         for task in self._background:
             task.cancel()
-        if self._flush is not None:
-            self._flush.cancel()
+        self._announcer.close()
         await self.heads.close()
         await self.placements.close()
         try:
@@ -168,7 +163,7 @@ class Controller:
         config = config_of(settings.daemon, self.supervisor.state.config, sleep_ttl=sleep_ttl)
         self.supervisor.submit(e.Reconfigured(config))
         change = Reconfigure(self, before, settings)
-        await change.run(self._aliases)
+        await change.run(self.specs.aliases)
         await self.catalog.refresh()
         self.hub.publish(DaemonEvent("models"))
         await self._preload(change.added_preloads())
@@ -234,7 +229,7 @@ class Controller:
         prefixes: Callable[[], tuple[int, ...]] | None = None,
     ) -> Lease:
         """See `daemon.dispatch.Dispatcher`. `keep_alive` holds from the end of this request on."""
-        name = self._aliases.get(model, model)
+        name = self.specs.aliases.get(model, model)
         if not self._is_served(name):
             await self.placements.coming(name)
         if not self._is_served(name):
@@ -294,7 +289,7 @@ class Controller:
         """
         if request.place is not None:
             _replicas(request)
-            return await self.placements.place(await self._for_cluster(request), request)
+            return await self.placements.place(await self.specs.for_cluster(request), request)
         spec = await self._known(request.model, owner=True, options=request.options)
         self._load(spec, request.options, _replicas(request))
         model = self.supervisor.state.models[spec.name]
@@ -313,15 +308,13 @@ class Controller:
             ApiError: before the first event, when the name means nothing.
         """
         _refuse_place(request)
-        name = self._aliases.get(request.model, request.model)
+        name = self.specs.aliases.get(request.model, request.model)
         if self.placements.has_model(name):
             return follow_placed(self.workers, name, self._context.settings.daemon.sse_comment_s)
         try:
             spec = await self._known(request.model, owner=True, options=request.options)
         except ApiError as error:
-            served = (
-                served_elsewhere(self, self._aliases.get(request.model, request.model)) if error.status == 404 else None
-            )
+            served = served_elsewhere(self, name) if error.status == 404 else None
             if served is None:
                 raise
             return already(served)
@@ -349,7 +342,7 @@ class Controller:
 
     async def unload(self, model: str) -> None:
         """Raises ApiError: 404 when it is not loaded here."""
-        name = self._aliases.get(model, model)
+        name = self.specs.aliases.get(model, model)
         known = self.supervisor.state.models.get(name)
         if known is None:
             known = self.supervisor.state.models.get((await self._known(model, owner=True)).name)
@@ -439,151 +432,17 @@ class Controller:
             raise ApiError(409, f"'{name}' was started elsewhere: restart it there.", code="not_local")
 
     async def _known(self, model: str, *, owner: bool, options: ModelOptions | None = None) -> LaunchSpec:
-        """The spec of a model that can be started here, made known to the scheduler."""
-        given = options or ModelOptions()
-        plain = asks_for_nothing_special(given)
-        name = self._aliases.get(model, model)
-        if plain and name in self.supervisor.specs:
-            return self.supervisor.specs[name]
-        if given.keep_alive:
-            self.catalog.keep_alive(given.keep_alive)
-        spec = await self.catalog.find(model, owner=owner, options=given)
-        return self._declare(model, spec, plain=plain, named=bool(given.model_names))
-
-    async def _for_cluster(self, request: LoadRequest) -> LaunchSpec:
-        """What nodes are to start. A folder need not be on this machine, if it is on theirs."""
-        path = Path(request.model)
-        if path.is_absolute() and not path.exists():
-            names = request.options.model_names or [path.name]
-            options = msgspec.structs.replace(request.options, model_names=[])
-            return LaunchSpec(names[0], str(path), tuple(names[1:]), options, path=str(path))
-        return await self.catalog.find(request.model, owner=True, options=request.options)
-
-    def _declare(self, asked: str, spec: LaunchSpec, *, plain: bool, named: bool) -> LaunchSpec:
-        # A folder's path says nothing of how it is to be loaded, so what is loaded of it will do. A name is exact.
-        running = self._running(spec) if plain and spec.source == "path" else None
-        if running is not None:
-            return running
-        for known in self.supervisor.specs.values():
-            if same_launch(known, spec) and (not named or known.all_names == spec.all_names):
-                return self._remember(asked, known, plain)
-        known_spec = self.supervisor.specs.get(spec.name)
-        if plain and known_spec is not None and known_spec.target == spec.target:
-            return self._remember(asked, known_spec, plain)
-        self._check_adapters(spec)
-        if named:
-            self._check_free(spec)
-        else:
-            spec = unique_name(spec, lambda name: self._is_taken_for(spec, name))
-        if len(self.supervisor.specs) >= _MOST_SPECS:
-            raise ApiError(429, f"{_MOST_SPECS} models are known here, as many as may be.", code="overloaded")
-        self._enter(spec)
-        return self._remember(asked, spec, plain)
-
-    def _running(self, spec: LaunchSpec) -> LaunchSpec | None:
-        """What runs, or loads, of the same files here: as the spec says if possible."""
-        state, found = self.supervisor.state, []
-        for known in self.supervisor.specs.values():
-            model = state.models.get(known.name)
-            if known.target == spec.target and model is not None:
-                workers = (state.workers[name] for name in model.workers)
-                if any(each.local and each.state in ("starting", "loading", "ready", "asleep") for each in workers):
-                    found.append(known)
-        return min(found, key=lambda known: not same_launch(known, spec), default=None)
-
-    def _enter(self, spec: LaunchSpec) -> None:
-        self.supervisor.specs[spec.name] = spec
-        for name in spec.names:
-            self._aliases[name] = spec.name
-        keep_alive = self.catalog.keep_alive(spec.options.keep_alive)
-        declared = e.ModelDeclared(spec.name, worker_name(spec.name), keep_alive, spec.needs, spec.replicas)
-        self.supervisor.submit(declared)
-
-    def _remember(self, asked: str, spec: LaunchSpec, plain: bool) -> LaunchSpec:
-        """An alias need not be looked up again. Paths are: they mean something to the machine's owner alone."""
-        settings = self._context.settings
-        configured = asked in settings.aliases or asked in settings.models or is_builtin(asked)
-        if plain and asked != spec.name and "/" not in asked and configured:
-            self._aliases[asked] = spec.name
-        return spec
-
-    def _is_taken_for(self, spec: LaunchSpec, name: str) -> bool:
-        if name in self.supervisor.specs or name in self.supervisor.state.models or name in self._aliases:
-            return True
-        return spec.source == "path" and self.catalog.is_reserved(name)
-
-    def _check_free(self, spec: LaunchSpec) -> None:
-        for name in spec.all_names:
-            if self._is_taken_for(spec, name):
-                raise ApiError(
-                    409, f"The name '{name}' is taken by another model.", code="name_taken", param="model_names"
-                )
-
-    def _check_adapters(self, spec: LaunchSpec) -> None:
-        """Raises ApiError 409: an adapter has the name of something else that is known here."""
-        for name in spec.options.lora_modules:
-            if name in self.supervisor.specs or name in self.supervisor.state.models or name in self._aliases:
-                raise ApiError(
-                    409,
-                    f"The adapter's name '{name}' is taken. Give it another, or unload what has it: fcd unload {name}",
-                    code="name_taken",
-                    param="lora_modules",
-                )
-
-    def _is_reserved(self, name: str) -> bool:
-        return name in self.supervisor.specs or name in self._aliases or self.catalog.is_reserved(name)
+        return await self.specs.known(model, owner=owner, options=options)
 
     def _load(self, spec: LaunchSpec, options: ModelOptions | None, replicas: int = 0) -> None:
         keep_alive = options.keep_alive if options is not None else ""
         if spec.name not in self.supervisor.specs:
-            self._enter(spec)  # it was unloaded, and forgotten, while somebody was about to load it
+            self.specs.enter(spec)  # it was unloaded, and forgotten, while somebody was about to load it
         self.one_offs.wanted(spec.name)
         self.supervisor.refusals.pop(spec.name, None)
         self.supervisor.read_memory()
         seconds = self.catalog.keep_alive(keep_alive) if keep_alive else None
         self.supervisor.submit(e.LoadRequested(spec.name, seconds, replicas))
-
-    # What watchers hear
-
-    def _changed(self, name: str) -> None:
-        if not name:
-            self.hub.publish(DaemonEvent("models"))
-            return
-        worker = self.supervisor.state.workers.get(name)
-        if worker is None and name not in self.placements:
-            return
-        placed = self.placements.shown(name, None)
-        state = f"{worker.state} {worker.healthy}" if worker is not None else ""
-        state += f" {placed.state} {placed.error}" if placed is not None else ""
-        if self._shown.get(name) != state:
-            self._shown[name] = state
-            if worker is not None and worker.local and worker.serving:
-                for model in worker.models:
-                    self.one_offs.works(model)
-            self._publish(name)
-            self.hub.publish(DaemonEvent("models"))
-            return
-        self._dirty.add(name)
-        if self._flush is None:
-            self._flush = asyncio.get_running_loop().call_later(_CHANGES_S, self._publish_dirty)
-
-    def _publish_dirty(self) -> None:
-        self._flush = None
-        names, self._dirty = self._dirty, set()
-        for name in names:
-            self._publish(name)
-
-    def _publish(self, name: str) -> None:
-        info = self.worker(name)
-        if info is not None:
-            self.hub.publish(DaemonEvent("worker", worker=info, name=name))
-
-    def _gone(self, name: str) -> None:
-        self._shown.pop(name, None)
-        self._dirty.discard(name)
-        self.one_offs.gone()
-        self.hub.publish(DaemonEvent("worker_gone", name=name))
-        self.hub.publish(DaemonEvent("models"))
 
 
 _RANK = {
