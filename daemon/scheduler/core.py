@@ -157,6 +157,7 @@ def _load(turn: Turn, event: e.LoadRequested) -> None:
     model.needs = model.declared
     model.next_keep_alive = event.keep_alive
     model.lacking = ""
+    model.deaths = 0
     model.target = event.replicas or model.target
     if living(turn.state, model):
         scale_down(turn, model)
@@ -227,6 +228,8 @@ def _sent_elsewhere(turn: Turn, event: e.SentElsewhere) -> None:
 def _memory(turn: Turn, event: e.MemoryRead) -> None:
     turn.state.free = dict(event.free)
     turn.state.read_at = turn.now
+    for worker in turn.state.local_workers():
+        worker.unread = False
     if turn.state.pending or turn.state.short:
         place(turn)
 

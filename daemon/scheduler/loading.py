@@ -8,6 +8,7 @@ import msgspec
 
 from daemon.scheduler.affinity import Affinity
 from daemon.scheduler.events import Changed, Gone, LoadRefused, Spawn, Stop
+from daemon.scheduler.memory import available, note_base
 from daemon.scheduler.placement import CPU, Claims, Needs, candidates, gpus, plan, shortage, ways
 from daemon.scheduler.requests import refuse_waiting
 from daemon.scheduler.sleep import (
@@ -90,6 +91,10 @@ def place(turn: Turn) -> None:
             del turn.state.pending[name]
             continue
         rested = sleeper(turn.state, model)
+        if rested is None and any(turn.state.workers[each].state == "stopping" for each in model.workers):
+            # It is started again when the old process is gone, and keeps its turn until then.
+            blocked.update(candidates(model.needs, turn.state.free))
+            continue
         needs = model.needs if rested is None else wake_needs(rested)
         aim = _aim(turn.state, needs, rested)
         if aim is None:
@@ -122,7 +127,7 @@ def place(turn: Turn) -> None:
 
 def wake(turn: Turn, worker: Worker) -> None:
     """Have it take its GPU memory again, which is there."""
-    _note_base(turn.state, worker, wake_claims(worker))
+    note_base(turn.state, worker, wake_claims(worker))
     rise(turn, worker)
 
 
@@ -179,29 +184,6 @@ def living(state: State, model: Model) -> list[Worker]:
     """The model's workers that were started here and are not on their way out."""
     found = (state.workers[name] for name in model.workers)
     return [worker for worker in found if worker.local and not (worker.after == "remove" or worker.state == "stopped")]
-
-
-def available(state: State) -> dict[str, int]:
-    """Bytes free on each device once what is loading has taken the rest of its share."""
-    free = dict(state.free)
-    claimed: Claims = {}
-    for worker in state.local_workers():
-        for device, size in _taking(worker).items():
-            claimed[device] = claimed.get(device, 0) + size
-    for device, size in claimed.items():
-        if device in free:
-            taken = max(0, state.base.get(device, free[device]) - free[device])
-            free[device] -= max(0, size - taken)
-    return free
-
-
-def _taking(worker: Worker) -> Claims:
-    """What it is taking now: all of it while it loads, what it gave back while it wakes. One that is ended meanwhile
-    goes on taking until it is gone, and one that is to start again keeps its place."""
-    ends = worker.state == "stopping"
-    if worker.state in ("starting", "loading") or (ends and (not worker.serving or worker.after == "restart")):
-        return worker.awake or worker.claims
-    return wake_claims(worker) if worker.turning == "wake" or (ends and worker.awake) else {}
 
 
 def _add(free: dict[str, int], claims: Claims, sign: int) -> None:
@@ -356,7 +338,9 @@ def spawn(turn: Turn, model: Model, claims: Claims) -> Worker:
         state="starting",
         keep_alive=model.keep_alive if model.next_keep_alive is None else model.next_keep_alive,
         claims=claims,
+        deaths=model.deaths,
     )
+    model.deaths = 0
     model.target = model.target or max(1, model.replicas)
     turn.state.workers[name] = worker
     turn.state.local[name] = None
@@ -368,14 +352,55 @@ def spawn(turn: Turn, model: Model, claims: Claims) -> Worker:
 
 
 def respawn(turn: Turn, worker: Worker) -> None:
-    """Start the worker's process again, where there is room for it now; there is none now."""
+    """Start the worker's process again, where there is room for it now; there is none now.
+
+    Where there is no room it rests until what it gave back must be seen; then it is loaded as any other is, if it is
+    wanted still.
+    """
+    asked = worker.after == "restart"
     worker.state = "stopped"
+    for name in worker.models:  # a wish to have it woken is fulfilled by this
+        turn.state.pending.pop(name, None)
     model = turn.state.models.get(worker.models[0])
     if model is not None:
         free = available(turn.state)
         found = (plan(way, free) for way in ways(model.needs, free))
-        worker.claims = next((claims for claims in found if claims is not None), worker.awake or worker.claims)
+        claims = next((claims for claims in found if claims is not None), None)
+        if claims is None:
+            model.wanted = model.wanted or asked
+            _without_place(turn, worker, model)
+            return
+        worker.claims = claims
     _launch(turn, worker)
+
+
+def _without_place(turn: Turn, worker: Worker, model: Model) -> None:
+    until = max((turn.state.last_exit.get(device, 0.0) for device in worker.claims), default=0.0)
+    until += turn.state.config.settle_s
+    if turn.now < until:
+        worker.making_room = True
+        worker.after = ""
+        rest(turn, worker, until - turn.now)
+        return
+    free = available(turn.state)
+    model.deaths = worker.deaths
+    remove(turn, worker)
+    if living(turn.state, model):
+        turn.state.short[model.name] = None
+    elif model.loadable and (model.waiting or model.wanted):
+        turn.state.pending[model.name] = None
+    else:
+        message = f"The worker '{worker.name}' of '{model.name}' did not come back: it takes "
+        turn.do(LoadRefused(model.name, f"{message}{shortage(model.needs, free)}. The next request loads it."))
+    place(turn)
+
+
+def rest(turn: Turn, worker: Worker, wait: float) -> None:
+    """Start its process again only after so many seconds."""
+    worker.state = "backoff"
+    worker.retry_at = turn.now + wait
+    turn.arm("retry", worker.name, worker.retry_at)
+    turn.do(Changed(worker.name))
 
 
 def _launch(turn: Turn, worker: Worker) -> None:
@@ -391,21 +416,12 @@ def _launch(turn: Turn, worker: Worker) -> None:
     for model in turn.state.worker_models(worker):
         model.wanted = False
     turn.arm("stall", worker.name, turn.now + turn.state.config.load_stall_s)
-    _note_base(turn.state, worker, worker.claims)
+    note_base(turn.state, worker, worker.claims)
     kv_bytes = _grant_kv(turn.state, worker)
     chosen = tuple(device for device in worker.claims if device != CPU)
     in_ram = not chosen and bool(gpus(turn.state.free))
     turn.do(Spawn(worker.name, worker.models[0], chosen, in_ram, dict(worker.claims), kv_bytes))
     turn.do(Changed(worker.name))
-
-
-def _note_base(state: State, worker: Worker, claims: Claims) -> None:
-    """The first to load on a device: what is missing from now on is what loads took."""
-    others = (each for each in state.local_workers() if each is not worker)
-    busy = {device for each in others for device in _taking(each)}
-    for device in claims:
-        if device in state.free and device not in busy:
-            state.base[device] = state.free[device]
 
 
 def _grant_kv(state: State, worker: Worker) -> int:

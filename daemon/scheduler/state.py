@@ -42,6 +42,8 @@ class Model(msgspec.Struct):
     """How many local workers it is to have now: 0 while it is not loaded."""
     lacking: str = ""
     """Why it has fewer."""
+    deaths: int = 0
+    """Deaths in a row of a worker that found its place taken: the next one goes on counting."""
     affinity: Affinity = msgspec.field(default_factory=Affinity)
     keep_alive: float = float("inf")
     next_keep_alive: float | None = None
@@ -61,6 +63,8 @@ class Worker(msgspec.Struct):
     keep_alive: float = float("inf")
     claims: Claims = msgspec.field(default_factory=dict)
     """What it takes, or is about to take, of each device."""
+    unread: bool = False
+    """Memory was not read since it began to load or to wake: nothing that is missing can be its doing."""
     kv: int = 0
     """Bytes of KV cache that it was granted beyond its claims."""
     sleeps: bool = False

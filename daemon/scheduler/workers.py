@@ -6,7 +6,6 @@ import math
 
 from daemon.scheduler import events as e
 from daemon.scheduler.loading import (
-    available,
     backoff_message,
     drain,
     ensure,
@@ -15,9 +14,11 @@ from daemon.scheduler.loading import (
     place,
     remove,
     respawn,
+    rest,
     stop,
     wake,
 )
+from daemon.scheduler.memory import available, settle_base
 from daemon.scheduler.placement import Claims, Needs, plan, shortage, ways
 from daemon.scheduler.requests import drop_leases, pump, refuse_waiting, suspect
 from daemon.scheduler.sleep import has_lain_down, has_risen, sleeper, wake_claims, wake_needs
@@ -59,6 +60,7 @@ def _has_taken(turn: Turn, claims: Claims) -> None:
     for device, size in claims.items():
         if device in turn.state.base:
             turn.state.base[device] -= size
+    settle_base(turn.state)
 
 
 def slept(turn: Turn, event: e.WorkerSlept) -> None:
@@ -88,8 +90,9 @@ def woke(turn: Turn, event: e.WorkerWoke) -> None:
         stop(turn, worker)
         place(turn)
         return
-    _has_taken(turn, wake_claims(worker))
+    taken = wake_claims(worker)
     has_risen(turn, worker)
+    _has_taken(turn, taken)
     models = turn.state.worker_models(worker)
     for model in models:
         model.wanted = False
@@ -168,6 +171,7 @@ def exited(turn: Turn, event: e.WorkerExited) -> None:
     drop_leases(turn, worker)
     for device in worker.claims:
         turn.state.last_exit[device] = turn.now
+    settle_base(turn.state, worker)
     models = turn.state.worker_models(worker)
     if turn.state.stopping or (worker.state == "stopping" and worker.after == "remove") or worker.draining:
         if worker.after == "restart" and not turn.state.stopping:
@@ -208,7 +212,7 @@ def _died(turn: Turn, worker: Worker, event: e.WorkerExited) -> None:
         worker.error = _short_of_memory(turn, worker, worker.error)
     if event.out_of_memory and not worker.retried_memory and _make_all_room(turn, worker):
         worker.retried_memory = worker.making_room = True
-        _rest(turn, worker, config.settle_s)
+        rest(turn, worker, config.settle_s)
     elif (event.fatal and not was_serving) or worker.deaths >= config.max_deaths:
         _failed(turn, worker)
     elif worker.deaths == 1 and (was_serving or _is_waited_for(turn, worker)):
@@ -216,18 +220,11 @@ def _died(turn: Turn, worker: Worker, event: e.WorkerExited) -> None:
         respawn(turn, worker)
     else:
         wait = min(config.backoff_base_s * 2 ** (worker.deaths - 1), config.backoff_max_s)
-        _rest(turn, worker, wait)
+        rest(turn, worker, wait)
         for model in turn.state.worker_models(worker):
             if not _served_by_others(turn, model, worker):
                 seconds = max(1, math.ceil(wait))
                 refuse_waiting(turn, model, "worker_died", backoff_message(model, worker, seconds), seconds)
-
-
-def _rest(turn: Turn, worker: Worker, wait: float) -> None:
-    worker.state = "backoff"
-    worker.retry_at = turn.now + wait
-    turn.arm("retry", worker.name, worker.retry_at)
-    turn.do(e.Changed(worker.name))
 
 
 def _failed(turn: Turn, worker: Worker) -> None:

@@ -18,13 +18,20 @@ CONFIG = Config(max_queue=6, max_wait_s=50.0, load_stall_s=30.0, drain_s=5.0, st
 
 
 class SleepWorld(World):
-    """One GPU and RAM; every worker can sleep. Processes may also be `sleeping`, `asleep` and `waking`."""
+    """One GPU and RAM; every worker can sleep. Processes may also be `sleeping`, `asleep` and `waking`.
 
-    def __init__(self, config: Config = CONFIG, *, gpu: int = 80, ram: int = 64, sleeps: bool = True) -> None:
+    A `gradual` one shows of what a worker was promised only the part that it has taken so far.
+    """
+
+    def __init__(
+        self, config: Config = CONFIG, *, gpu: int = 80, ram: int = 64, sleeps: bool = True, gradual: bool = False
+    ) -> None:
         self.total = {CPU: ram * G, GPU: gpu * G}
         self.claims: dict[str, dict[str, int]] = {}
-        self.started: set[str] = set()
         self.ended_asleep: set[str] = set()
+        self.gradual = gradual
+        self.parts: dict[str, float] = {}
+        """Of those that load or wake: how much of their GPU memory they have taken."""
         self.sleeps = sleeps
         self.others = 0
         super().__init__(config, {name: size * G for name, size in MODELS.items()})
@@ -45,7 +52,17 @@ class SleepWorld(World):
 
     def read_memory(self) -> None:
         used = self.used()
+        if self.gradual:
+            used[GPU] -= sum(self._to_come(worker) for worker in self.taking())
         self.send(e.MemoryRead({device: size - used[device] for device, size in self.total.items()}))
+
+    def taking(self) -> list[str]:
+        return [worker for worker, kind in self.processes.items() if kind in ("starting", "waking")]
+
+    def _to_come(self, worker: str) -> int:
+        taken = self.claims[worker].get(GPU, 0)
+        kept = 0 if self.processes[worker] == "starting" else min(RESIDUE_BYTES, taken)
+        return int((taken - kept) * (1 - self.parts[worker]))
 
     def ready(self, worker: str, limit: int = 2) -> None:
         self.processes[worker] = "ready"
@@ -67,6 +84,8 @@ class SleepWorld(World):
             self.send(e.WorkerSlept(worker, ok, "" if ok else "It would not."))
         elif kind == "waking":
             self.processes[worker] = "ready" if ok else "asleep"
+            if ok:
+                self.suspects.discard(worker)
             self.read_memory()
             self.send(e.WorkerWoke(worker, ok, "" if ok else "It would not."))
 
@@ -82,25 +101,26 @@ class SleepWorld(World):
     def _check(self, effect: e.Effect) -> None:
         if isinstance(effect, e.Sleep):
             worker = self.state.workers[effect.worker]
-            assert self.processes[effect.worker] == "ready", "put to sleep twice"
             assert not worker.leases, "a busy worker was put to sleep"
+            if effect.worker == self.leaving:
+                return
+            assert self.processes[effect.worker] == "ready", "put to sleep twice"
             self.processes[effect.worker] = "sleeping"
         elif isinstance(effect, e.Wake):
+            if effect.worker == self.leaving:
+                return
             assert self.processes[effect.worker] == "asleep", "woken twice"
             self.processes[effect.worker] = "waking"
+            self.parts[effect.worker] = 0.0
             self._has_room()
         else:
-            if isinstance(effect, e.Stop) and self.processes[effect.worker] == "asleep":
+            if isinstance(effect, e.Stop) and self.processes.get(effect.worker) == "asleep":
                 self.ended_asleep.add(effect.worker)
             super()._check(effect)
             if isinstance(effect, e.Spawn):
+                self.parts[effect.worker] = 0.0
                 self.claims[effect.worker] = dict(effect.claims)
-                # One that ended is tried where it was, whatever has become of its memory since.
-                if effect.worker not in self.started:
-                    self._has_room()
-                self.started.add(effect.worker)
-            elif isinstance(effect, e.Gone):
-                self.started.discard(effect.worker)
+                self._has_room()
 
     def _has_room(self) -> None:
         used = self.used()
@@ -261,9 +281,110 @@ def test_probes_that_fail_while_it_turns_say_nothing_and_while_it_sleeps_end_it(
     assert world.processes == {"a": "stopping"}
 
 
+def test_what_others_took_during_a_load_that_ended_is_not_credited_to_the_next() -> None:
+    world = SleepWorld()
+    number = world.arrive("a")
+    world.others = 25 * G
+    world.read_memory()
+    world.arrive("b")
+    world.send(e.StopRequested("a"))
+    world.exit("a")
+    assert world.processes == {"b": "starting"}, "25 are gone, 40 are promised: there is no room for 30"
+    world.settle()
+    assert world.outcome[number] == "done"
+
+
+def test_what_others_took_is_not_credited_to_a_load_that_has_taken_little_yet() -> None:
+    world = SleepWorld(gradual=True)
+    world.arrive("a")
+    world.parts["a"] = 1.0
+    world.others = 25 * G
+    world.read_memory()
+    world.arrive("b")
+    world.send(e.StopRequested("a"))
+    world.exit("a")
+    world.parts["b"] = 0.25
+    world.read_memory()
+    assert world.processes == {"b": "starting"}
+
+
+def test_one_whose_memory_was_taken_while_it_was_gone_is_loaded_where_there_is_room() -> None:
+    world = SleepWorld()
+    served(world, "a")
+    world.advance(20.0)
+    world.turned("a")
+    world.send(e.LoadRequested("a"))
+    world.turned("a")
+    world.exit("a")
+    assert world.processes == {"a": "starting"}
+    world.exit("a")
+    assert world.state.workers["a"].state == "backoff"
+    served(world, "c")
+    number = world.arrive("c")
+    world.advance(20.0)
+    assert world.processes == {"c": "ready"}, "nobody waits for it: it does not push others out"
+    assert "a" not in world.state.workers
+    refused = [effect for effect in world.effects if isinstance(effect, e.LoadRefused)]
+    assert [effect.model for effect in refused] == ["a"]
+    assert "The next request loads it." in refused[0].message
+    world.finish(number)
+    served(world, "a")
+
+
+def test_one_that_is_waited_for_and_finds_its_place_taken_gets_its_turn() -> None:
+    world = SleepWorld(sleeps=False)
+    number = world.arrive("a")
+    world.others = 55 * G
+    world.exit("a")
+    assert not world.processes, "it may be that its own memory only looks taken"
+    assert number in world.waiting
+    world.others = 0
+    world.read_memory()
+    other = world.arrive("c")
+    assert world.processes == {"c": "starting"}
+    world.advance(6.0)
+    assert world.processes == {"c": "starting"}
+    world.settle()
+    assert world.outcome[other] == "done"
+    assert world.outcome[number] == "done"
+
+
+def test_a_model_is_not_loaded_anew_beside_its_worker_that_leaves_in_its_sleep() -> None:
+    world = SleepWorld(ram=40)
+    served(world, "a")
+    world.arrive("c")
+    number = world.arrive("a")
+    world.turned("a")
+    assert world.processes == {"a": "asleep", "c": "starting"}
+    world.send(e.UnloadRequested("a"))
+    world.ready("c")
+    world.exit("c")
+    assert world.processes["a"] == "stopping"
+    assert "a-2" not in world.processes
+    world.settle()
+    assert world.outcome[number] == "done"
+
+
+def test_a_sleeper_that_is_to_wake_and_is_restarted_is_loaded_once() -> None:
+    world = SleepWorld()
+    world.arrive("b")
+    world.arrive("a")
+    world.ready("a")
+    world.finish(2)
+    world.advance(10.1)
+    world.turned("a")
+    world.send(e.StopRequested("b"))
+    number = world.arrive("a")
+    assert world.processes == {"b": "stopping", "a": "asleep"}
+    world.send(e.RestartRequested("a"))
+    world.settle()
+    assert world.outcome[number] == "done"
+    assert [name for name in world.state.workers if world.models[name] == "a"] == ["a"]
+
+
 ACTIONS = st.sampled_from(
     ("arrive", "arrive", "arrive", "cancel", "finish", "finish", "ready", "ready", "turn", "turn", "turn", "refuse",
-     "exit", "advance", "advance", "load", "unload", "restart", "remove", "probe", "others")
+     "exit", "advance", "advance", "load", "unload", "restart", "remove", "probe", "others", "progress", "progress")
 )  # fmt: skip
 
 
@@ -294,7 +415,12 @@ def act(world: SleepWorld, action: str, data: st.DataObject) -> None:
             world.probe(name, data.draw(st.booleans()))
         else:
             world.send(e.RestartRequested(name) if action == "restart" else e.StopRequested(name))
-    elif action == "others":
+    elif action == "progress" and world.taking():
+        worker = data.draw(st.sampled_from(world.taking()))
+        world.parts[worker] = max(world.parts[worker], data.draw(st.sampled_from((0.2, 0.5, 0.9, 1.0))))
+        world.read_memory()
+    elif action == "others" and not (world.gradual and world.taking()):
+        # What others take while something loads looks like its doing: nobody could tell them apart.
         # Somebody else takes some of the GPU, of what is free.
         room = world.total[GPU] - world.used()[GPU] + world.others
         world.others = min(room, data.draw(st.sampled_from((0, 5 * G, 25 * G))))
@@ -302,10 +428,12 @@ def act(world: SleepWorld, action: str, data: st.DataObject) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(ACTIONS, max_size=60), st.sampled_from((10, 40, 200)), st.data())
-def test_no_request_is_lost_and_no_byte_is_promised_twice(actions: list[str], ram: int, data: st.DataObject) -> None:
+@given(st.lists(ACTIONS, max_size=60), st.sampled_from((10, 40, 200)), st.booleans(), st.data())
+def test_no_request_is_lost_and_no_byte_is_promised_twice(
+    actions: list[str], ram: int, gradual: bool, data: st.DataObject
+) -> None:
     """`SleepWorld` checks each effect: never a busy one asleep, no double wake, no device over-committed."""
-    world = SleepWorld(ram=ram)
+    world = SleepWorld(ram=ram, gradual=gradual)
     for action in actions:
         act(world, action, data)
     world.others = 0

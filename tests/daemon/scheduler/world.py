@@ -175,8 +175,11 @@ class World:
             self.spawns += 1
         elif isinstance(effect, e.Stop):
             worker = state.workers[effect.worker]
-            busy = worker.leases and worker.after != "death" and self.now < worker.drain_by
+            silent = worker.failures >= self.config.probe_failures
+            busy = worker.leases and worker.after != "death" and not silent and self.now < worker.drain_by
             assert not busy, "a busy worker was stopped"
+            if effect.worker == self.leaving:
+                return
             assert self.processes[effect.worker] != "stopping", "stopped twice"
             self.processes[effect.worker] = "stopping"
         elif isinstance(effect, e.Probe):
