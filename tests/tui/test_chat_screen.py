@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual import events
 from textual.pilot import Pilot
 from textual.selection import Selection
 
-from fcd.errors import ApiError
+from fcd.errors import ApiError, NotRunning
 from fcd.settings import Settings, TuiSettings
 from fcd.wire.admin import DaemonEvent, LoadEvent, WorkerInfo
 from fcd.wire.chats import ChatMessage
@@ -617,6 +618,36 @@ def test_the_list_stands_beside_the_chat_where_there_is_room() -> None:
         await wait_until(pilot, lambda: screen.chat.id == other and app.focused is screen.prompt)
         await ask(screen, pilot, "/sidebar")
         await wait_until(pilot, lambda: screen.sidebar is None)
+
+    play(scene, size=(120, 40))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_list_may_go_while_it_asks_what_there_is(fails: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the app leaves: what it asked for comes to a list that has nothing to draw on any more."""
+
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await wait_until(pilot, lambda: screen.sidebar is not None)
+        await pilot.pause()
+        found = app.screen.query_one(ChatList)
+        asked, answered = asyncio.Event(), asyncio.Event()
+        client: Any = app.link.connected()
+        chats = client.chats
+
+        async def slow(limit: int) -> object:
+            asked.set()
+            await answered.wait()
+            if fails:
+                raise NotRunning("The daemon went away.")
+            return await chats(limit)
+
+        monkeypatch.setattr(client, "chats", slow)
+        worker = found.refresh_rows()
+        await asyncio.wait_for(asked.wait(), 10)
+        await found.remove_children()
+        answered.set()
+        await worker.wait()
+        await found.refresh_rows().wait()
 
     play(scene, size=(120, 40))
 

@@ -84,6 +84,11 @@ class ChatList(Vertical):
         self.remove_class("-used")
 
     @property
+    def _is_open(self) -> bool:
+        """Whether there is something to draw on: the interface may be closed while the daemon is asked."""
+        return len(self.query(Input)) > 0 and len(self.query(OptionList)) > 0 and len(self.query(Static)) > 0
+
+    @property
     def words(self) -> str:
         return self.query_one(Input).value.strip()
 
@@ -103,6 +108,8 @@ class ChatList(Vertical):
         if not self.display or self.fcd.link.state != "up":
             return
         await asyncio.sleep(pause)
+        if not self._is_open:
+            return
         try:
             client = self.fcd.link.connected()
             if self.words:
@@ -115,11 +122,15 @@ class ChatList(Vertical):
 
     def hint(self, words: str = "") -> None:
         """What stands below the list."""
+        if not self._is_open:
+            return
         if not words:
             words = "No chat has these words." if self.words and not self.rows else KEYS
         self.query_one(Static).update(words)
 
     def _fill(self, rows: list[ChatInfo], hits: dict[str, ChatHit]) -> None:
+        if not self._is_open:
+            return
         options = self.query_one(OptionList)
         before = self.highlighted()
         self.rows = rows
