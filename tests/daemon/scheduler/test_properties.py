@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from daemon.scheduler import Config
 from daemon.scheduler import events as e
-from tests.daemon.scheduler.world import World
+from tests.daemon.scheduler.world import World, sequences
 
 CONFIG = Config(max_queue=6, max_wait_s=50.0, load_stall_s=30.0, drain_s=5.0, heartbeat_s=20.0, stable_s=15.0)
 MODELS = ("a", "b", "c")
@@ -62,7 +62,7 @@ ACTIONS = st.sampled_from(
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(ACTIONS, max_size=60), st.data())
+@given(sequences(ACTIONS, 60), st.data())
 def test_every_request_is_decided_once(actions: list[str], data: st.DataObject) -> None:
     world = World(CONFIG)
     for action in actions:
@@ -73,7 +73,7 @@ def test_every_request_is_decided_once(actions: list[str], data: st.DataObject) 
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(ACTIONS, max_size=40), st.data())
+@given(sequences(ACTIONS, 40), st.data())
 def test_stop_leaves_nothing(actions: list[str], data: st.DataObject) -> None:
     world = World(CONFIG)
     for action in actions:

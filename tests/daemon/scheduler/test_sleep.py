@@ -9,7 +9,7 @@ from daemon.scheduler import Config
 from daemon.scheduler import events as e
 from daemon.scheduler.placement import CPU, Needs
 from daemon.scheduler.sleep import RESIDUE_BYTES
-from tests.daemon.scheduler.world import World
+from tests.daemon.scheduler.world import World, sequences
 
 G = 2**30
 GPU = "GPU-a"
@@ -428,7 +428,7 @@ def act(world: SleepWorld, action: str, data: st.DataObject) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(ACTIONS, max_size=60), st.sampled_from((10, 40, 200)), st.booleans(), st.data())
+@given(sequences(ACTIONS, 60), st.sampled_from((10, 40, 200)), st.booleans(), st.data())
 def test_no_request_is_lost_and_no_byte_is_promised_twice(
     actions: list[str], ram: int, gradual: bool, data: st.DataObject
 ) -> None:
@@ -444,7 +444,7 @@ def test_no_request_is_lost_and_no_byte_is_promised_twice(
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(ACTIONS, max_size=40), st.data())
+@given(sequences(ACTIONS, 40), st.data())
 def test_stop_ends_those_that_sleep_too(actions: list[str], data: st.DataObject) -> None:
     world = SleepWorld()
     for action in actions:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from hypothesis import strategies as st
+
 from daemon.scheduler import Config, State, decide
 from daemon.scheduler import events as e
 from daemon.scheduler.placement import Needs
 
 TOTAL = 100
+
+
+def sequences(actions: st.SearchStrategy[str], most: int) -> st.SearchStrategy[list[str]]:
+    """Up to so many actions, each length as likely as any other: `lists` alone makes few that are long."""
+    return st.integers(0, most).flatmap(lambda size: st.lists(actions, min_size=size, max_size=size))
 
 
 class World:
