@@ -26,7 +26,10 @@ Server = Callable[[], AbstractContextManager[tuple[str, str]]]
 
 
 def servers(args: argparse.Namespace, folder: Path) -> dict[str, Server]:
-    found: dict[str, Server] = {"fcd bf16": partial(peers.fcd, folder, "--dtype", "bfloat16")}
+    found: dict[str, Server] = {
+        "fcd": partial(peers.fcd, folder),
+        "fcd bf16": partial(peers.fcd, folder, "--dtype", "bfloat16"),
+    }
     if not args.no_int8:
         found["fcd 8bit"] = partial(peers.fcd, folder, "--load-8bit")
     if args.fastchat_python:
@@ -98,7 +101,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--only", default="", help="measure only servers whose name contains this")
+    parser.add_argument("--only", default="", help="measure only these servers: names in the table, with commas between")
     parser.add_argument("--no-int8", action="store_true")
     parser.add_argument("--folder", type=Path, help="where the models are kept between runs")
     parser.add_argument("--fastchat-python", default="")
@@ -111,7 +114,7 @@ def main() -> None:
             results = {
                 name: measure(name, start, folder, args)
                 for name, start in servers(args, folder).items()
-                if args.only in name
+                if not args.only or name in args.only.split(",")
             }
             if args.llama_batched_bench:
                 for precision in ("bf16", "q8_0"):

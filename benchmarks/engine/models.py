@@ -61,7 +61,7 @@ def make_model(folder: Path, size: str) -> Path:
         model.lm_head.weight[len(tokenizer) :] = 0
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    _keep_old_spellings(target / "config.json")
+    _keep_old_spellings(target)
     return target
 
 
@@ -87,12 +87,15 @@ def _make_tokenizer(size: int) -> Any:
     return fast
 
 
-def _keep_old_spellings(config: Path) -> None:
-    """transformers 4 reads `torch_dtype` and `rope_theta`; 5 reads both spellings."""
-    tree = json.loads(config.read_text())
-    tree["torch_dtype"] = "bfloat16"
-    tree["rope_theta"] = 10000.0
-    config.write_text(json.dumps(tree, indent=2))
+def _keep_old_spellings(target: Path) -> None:
+    """transformers 4 reads `torch_dtype`, `rope_theta` and the tokenizer's old class; 5 reads both spellings."""
+    changes = {
+        "config.json": {"torch_dtype": "bfloat16", "rope_theta": 10000.0},
+        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"},
+    }
+    for name, values in changes.items():
+        tree = json.loads((target / name).read_text())
+        (target / name).write_text(json.dumps({**tree, **values}, indent=2))
 
 
 def make_prompts(folder: Path, count: int, tokens: int) -> list[str]:
