@@ -37,7 +37,7 @@ def servers(args: argparse.Namespace, folder: Path) -> dict[str, Server]:
     if args.transformers_python:
         serve = partial(peers.transformers_serve, folder, args.transformers_python)
         found["transformers serve"] = partial(serve, continuous=False)
-        found["transformers serve, batching"] = partial(serve, continuous=True)
+        found["transformers serve with batching"] = partial(serve, continuous=True)
     return found
 
 
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--only", default="", help="measure only these servers: names in the table, with commas between")
+    parser.add_argument("--only", default="", help="measure only these: names in the table, with commas between")
     parser.add_argument("--no-int8", action="store_true")
     parser.add_argument("--folder", type=Path, help="where the models are kept between runs")
     parser.add_argument("--fastchat-python", default="")
