@@ -76,8 +76,10 @@ def fcd(folder: Path, *flags: str) -> Iterator[tuple[str, str]]:
             status = subprocess.run(
                 [*command, "daemon", "status", "--json"], env=environ, check=True, capture_output=True
             )
-            subprocess.run([*command, "load", str(folder), *flags], env=environ, check=True, capture_output=True)
-            yield json.loads(status.stdout)["url"], folder.name
+            # A model that is loaded with other numbers has a name of its own.
+            load = [*command, "load", str(folder), "--json", *flags]
+            loaded = subprocess.run(load, env=environ, check=True, capture_output=True)
+            yield json.loads(status.stdout)["url"], json.loads(loaded.stdout)["model"]
         finally:
             subprocess.run([*command, "daemon", "stop"], env=environ, check=False, capture_output=True)
 
