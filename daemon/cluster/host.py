@@ -36,7 +36,7 @@ class WorkerHost:
     """One worker on this node. Its methods return at once; a thread of its own looks after the process.
 
     Args:
-        launch: `arguments`, `controller`, `token`, `version`, `on_loopback`, `gpus`: see `messages.Launch`.
+        launch: `arguments`, `controller`, `token`, `token_id`, `version`, `on_loopback`, `gpus`: see `messages.Launch`.
         name: what the log is called.
     """
 
@@ -72,6 +72,7 @@ class WorkerHost:
                 "pid": process.pid if process is not None else 0,
                 "node": self._node,
                 "controller": self._launch["controller"],
+                "token_id": self._launch.get("token_id", ""),
                 "started_at": self._started_at,
                 "progress": self._progress if self._state in ("starting", "loading") else None,
                 "log": str(self._log),

@@ -12,7 +12,7 @@ import msgspec
 
 from daemon.access import is_loopback
 from daemon.cluster.link import Cluster
-from daemon.cluster.messages import AgentError, Launch, Node, Seen
+from daemon.cluster.messages import AgentError, HostStatus, Launch, Node, Seen
 from daemon.cluster.reasons import state_of
 from daemon.store.placements import Placement
 from fcd import __version__
@@ -202,8 +202,7 @@ class Keeper:
         missing = seen is None or not (seen.group and seen.actor)
         if missing:
             await self._place(placed, again=placed.seen is not None)
-        elif seen is not None and seen.status is not None and seen.status.controller != self._url:
-            # The daemon has moved: the worker that was adopted must register where it is now.
+        elif seen is not None and seen.status is not None and not self._can_register(placed, seen.status):
             await self._cluster.call(placed.placement.actor, "update", launch=await self._launch(placed))
         placed.seen = seen
         state, reason = state_of(seen, placed.placement.need, self.nodes, leaving=False)
@@ -212,6 +211,14 @@ class Keeper:
             log.info("worker %s is %s on %s. %s", placed.placement.name, state, self.name, reason)
         self._books.changed(placed)
         return missing
+
+    def _can_register(self, placed: Placed, status: HostStatus) -> bool:
+        """Whether the worker knows where the daemon is now, and holds the token that it takes.
+
+        An actor that was adopted may know neither: the daemon has moved, or the cluster has brought the actor back with
+        what it was made with, long after its token was replaced.
+        """
+        return status.controller == self._url and status.token_id in ("", placed.placement.token_id)
 
     async def _place(self, placed: Placed, *, again: bool) -> None:
         placement = placed.placement
@@ -229,6 +236,7 @@ class Keeper:
             arguments=placed.placement.arguments,
             controller=self._url,
             token=await self._books.new_token(placed),
+            token_id=placed.placement.token_id,
             version=__version__,
             on_loopback=is_loopback(urlsplit(self._url).hostname or ""),
             gpus=placed.placement.need.gpus,

@@ -34,6 +34,9 @@ class HostStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     """The node's address."""
     controller: str = ""
     """Where its worker registers."""
+    token_id: str = ""
+    """Of the join token that its worker registers with; the token itself is never told. Empty: an actor that an earlier
+    version made does not say."""
     started_at: float = 0.0
     progress: Progress | None = None
     log: str = ""
@@ -67,6 +70,7 @@ class Launch(msgspec.Struct, frozen=True):
     arguments: tuple[str, ...]
     controller: str
     token: str
+    token_id: str
     version: str
     """The daemon's, so that another one on a node can be named in an error."""
     on_loopback: bool

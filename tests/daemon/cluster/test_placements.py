@@ -41,7 +41,8 @@ class FakeCluster:
     async def place(self, actor: str, need: Need, launch: Launch, siblings: list[str]) -> None:
         self._check()
         self.calls.append(("place", actor))
-        self.placed[actor] = launch
+        if actor not in self.seen or not self.seen[actor].actor:
+            self.placed[actor] = launch
         self.says(actor, "starting")
 
     async def call(self, actor: str, method: Any, *, amount: float = 0.0, launch: Launch | None = None) -> list[str]:
@@ -63,7 +64,10 @@ class FakeCluster:
         self.connected = False
 
     def says(self, actor: str, state: Any, error: str = "") -> None:
-        status = HostStatus(state, error, pid=7, node="127.0.0.1", controller=self.placed[actor].controller)
+        launch = self.placed[actor]
+        status = HostStatus(
+            state, error, pid=7, node="127.0.0.1", controller=launch.controller, token_id=launch.token_id
+        )
         self.seen[actor] = Seen("CREATED", "n", True, status)
 
     def _check(self) -> None:
@@ -186,6 +190,45 @@ def test_a_daemon_that_starts_again_adopts_what_runs(cluster: FakeCluster, tmp_p
             del cluster.seen[actor]
             await until(lambda: cluster.placed[actor].token != token)
             assert await register(daemon, token, "guide-mini") == 401
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("lost", ["actor", "reservation"])
+def test_a_worker_whose_token_is_no_longer_good_gets_the_one_that_is(
+    cluster: FakeCluster, tmp_path: Path, lost: str
+) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon:
+            await start(daemon)
+            actor, first = cluster.actor, cluster.placed[cluster.actor]
+            (placed,) = daemon.controller.placements.placed_on("ray")
+            if lost == "actor":
+                # Its token was replaced, as when the daemon has moved there and back; now the cluster brings the actor
+                # back with what it was made with.
+                await daemon.controller.placements.new_token(placed)
+                cluster.says(actor, "starting")
+            else:
+                cluster.seen[actor] = Seen(actor=True)
+            await until(lambda: cluster.placed[actor] is not first)
+            assert cluster.placed[actor].controller == first.controller == daemon.url
+            assert await register(daemon, first.token, "guide-mini") == 401
+            assert await register(daemon, cluster.placed[actor].token, "guide-mini") == 200
+            await asyncio.sleep(0.3)  # it is told once
+            assert [call for call, _ in cluster.calls].count("update") == 1
+
+    asyncio.run(main())
+
+
+def test_an_actor_that_does_not_say_which_token_it_has_is_let_be(cluster: FakeCluster, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon:
+            await start(daemon)
+            cluster.placed[cluster.actor] = msgspec.structs.replace(cluster.placed[cluster.actor], token_id="")
+            cluster.says(cluster.actor, "loading")
+            await until(lambda: shown(daemon).state == "loading")
+            await asyncio.sleep(0.3)
+            assert "update" not in [call for call, _ in cluster.calls]
 
     asyncio.run(main())
 
