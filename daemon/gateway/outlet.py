@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, Protocol
 
 import msgspec
@@ -69,18 +69,23 @@ class Inbox:
         """The reader is never slower than a model writes: nothing is paused."""
 
     def write(self, data: bytes) -> None:
-        for name, text in self._reader.feed(data):
-            if text == "[DONE]":
-                continue
-            try:
-                chunk = msgspec.json.decode(text)
-            except msgspec.DecodeError:
-                self.refuse(ApiError(502, "The worker sent an event that is no JSON.", code="worker_died"))
-                return
-            if name == "error" or (isinstance(chunk, dict) and "error" in chunk):
-                self.refuse(api_error_from_body(500, chunk))
-            elif isinstance(chunk, dict):
-                self._events.put_nowait(chunk)
+        try:
+            for name, text in self._reader.feed(data):
+                self._take(name, text)
+        except ApiError as error:
+            self.refuse(error)
+
+    def _take(self, name: str, text: str) -> None:
+        if text == "[DONE]":
+            return
+        try:
+            chunk = msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            raise ApiError(502, "The worker sent an event that is no JSON.", code="worker_died") from None
+        if name == "error" or (isinstance(chunk, dict) and "error" in chunk):
+            self.refuse(api_error_from_body(500, chunk))
+        elif isinstance(chunk, dict):
+            self._events.put_nowait(chunk)
 
     def comment(self) -> None: ...
 
@@ -110,14 +115,35 @@ class EventReader:
 
     def __init__(self) -> None:
         self._held = b""
+        self._lost = False
 
-    def feed(self, data: bytes) -> list[tuple[str, str]]:
-        """Name and data of each event that is complete now."""
+    def feed(self, data: bytes) -> Iterator[tuple[str, str]]:
+        """Name and data of each event that is complete now. After one that is too long there are no more.
+
+        Raises:
+            ApiError: 502, once those before it are handed out: one is longer than is taken.
+        """
+        if self._lost:
+            return
         self._held = (self._held + data).replace(b"\r\n", b"\n")
         *whole, self._held = self._held.split(b"\n\n")
-        if len(self._held) > _LONGEST_EVENT:
-            self._held = b""
-        return [event for part in whole if (event := _event(part))[1]]
+        for part in whole:
+            self._check(part)
+            name, text = _event(part)
+            if text:
+                yield name, text
+        self._check(self._held)
+
+    def _check(self, part: bytes) -> None:
+        if len(part) <= _LONGEST_EVENT:
+            return
+        self._held, self._lost = b"", True
+        raise ApiError(
+            502,
+            f"The worker sent an event of more than {_LONGEST_EVENT // 2**20} MiB, which is not taken: the answer ends"
+            " here. Ask for less at once, such as fewer `top_logprobs`.",
+            code="event_too_long",
+        )
 
 
 def _event(part: bytes) -> tuple[str, str]:

@@ -51,18 +51,22 @@ class ResponseOutlet:
             self._client.follow(pause, resume)
 
     def write(self, data: bytes) -> None:
-        for name, text in self._reader.feed(data):
-            if text == "[DONE]" or self.error is not None:
-                continue
-            try:
-                chunk = msgspec.json.decode(text)
-            except msgspec.DecodeError:
-                self.error = ApiError(502, "The worker sent an event that is no JSON.", code="worker_died")
-                continue
-            if name == "error" or (isinstance(chunk, dict) and "error" in chunk):
-                self.error = renamed(api_error_from_body(500, chunk))
-            elif isinstance(chunk, dict):
-                self._send(self._building.feed(chunk))
+        try:
+            for name, text in self._reader.feed(data):
+                if text != "[DONE]" and self.error is None:
+                    self._take(name, text)
+        except ApiError as error:
+            self.error = self.error or error
+
+    def _take(self, name: str, text: str) -> None:
+        try:
+            chunk = msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            raise ApiError(502, "The worker sent an event that is no JSON.", code="worker_died") from None
+        if name == "error" or (isinstance(chunk, dict) and "error" in chunk):
+            self.error = renamed(api_error_from_body(500, chunk))
+        elif isinstance(chunk, dict):
+            self._send(self._building.feed(chunk))
 
     def comment(self) -> None:
         self._client.comment()

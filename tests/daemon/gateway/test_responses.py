@@ -377,6 +377,21 @@ def test_an_end_without_a_reason_is_an_error(script: Script) -> None:
     with_worker(script, test)
 
 
+def test_an_event_that_is_too_long_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.gateway.outlet._LONGEST_EVENT", 2**20)
+
+    async def test(fcd: Running, scripted: Any) -> None:
+        whole = await fcd.http.post(PATH, json={"model": "m", "input": "Hi"})
+        assert (whole.status_code, whole.json()["error"]["code"]) == (502, "event_too_long")
+        streamed = await fcd.http.post(PATH, json={"model": "m", "input": "Hi", "stream": True})
+        assert "response.failed" in streamed.text
+        assert "more than 1 MiB" in streamed.text
+        assert "response.completed" not in streamed.text
+
+    long = delta(content="x" * 2**21)
+    with_worker(stream(STREAM_HEAD, delta(content="Hel"), long, delta("stop"), USAGE_CHUNK + DONE), test)
+
+
 def test_waiting_is_filled_with_comments_and_leaving_ends_the_work() -> None:
     async def main() -> None:
         gate = asyncio.Event()
