@@ -54,9 +54,11 @@ def integer_query(request: Request[Any, Any], name: str, default: int, *, low: i
 
 
 def _field_of(message: str) -> str | None:
-    """The field in msgspec's `... - at `$.a.b`` or `... missing required field `a``."""
-    for marker in ("at `$.", "required field `", "unknown field `"):
-        _, found, rest = message.partition(marker)
-        if found:
-            return rest.split("`", 1)[0]
-    return None
+    """The field in msgspec's `... - at `$.a.b``, or `b` below `$.a` in `... unknown field `b` - at `$.a``."""
+    where = _quoted(message, " - at `$.")
+    name = _quoted(message, "required field `") or _quoted(message, "unknown field `")
+    return ".".join(part for part in (where, name) if part) or None
+
+
+def _quoted(message: str, before: str) -> str:
+    return message.partition(before)[2].split("`", 1)[0]

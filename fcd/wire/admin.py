@@ -1,4 +1,8 @@
-"""What fcd's own routes under /api/ say and take."""
+"""What fcd's own routes under /api/ say and take.
+
+A request with a field that is not known is refused: a misspelt option must not pass for one that was honoured. Replies
+are read without that, so that a newer daemon may say more.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ class Progress(msgspec.Struct, omit_defaults=True):
     detail: str = ""
 
 
-class ModelOptions(msgspec.Struct, omit_defaults=True):
+class ModelOptions(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """How a model is to be loaded; empty values mean: decide from the model and the machine."""
 
     engine: Literal["", "transformers", "vllm", "command"] = ""
@@ -55,7 +59,7 @@ class ModelOptions(msgspec.Struct, omit_defaults=True):
     """Words for the engine's own command line."""
 
 
-class PlaceRequest(msgspec.Struct, omit_defaults=True):
+class PlaceRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """Where workers are to run that a cluster places, and what each reserves there."""
 
     on: str
@@ -67,7 +71,7 @@ class PlaceRequest(msgspec.Struct, omit_defaults=True):
     """GPU memory, of nodes that say how much they have."""
 
 
-class LoadRequest(msgspec.Struct, omit_defaults=True):
+class LoadRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """POST /api/models/load. `model` may be a path: this route is for the machine's owner."""
 
     model: str
@@ -120,7 +124,7 @@ class EstimateReply(msgspec.Struct, omit_defaults=True):
     """Why it does not fit."""
 
 
-class UnloadRequest(msgspec.Struct):
+class UnloadRequest(msgspec.Struct, forbid_unknown_fields=True):
     model: str
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class AttachRequest(msgspec.Struct, omit_defaults=True):
+class AttachRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """POST /api/workers/attach: use a server that speaks OpenAI's routes as a worker."""
 
     url: str
@@ -18,7 +18,7 @@ class AttachRequest(msgspec.Struct, omit_defaults=True):
     """What it wants as `Authorization: Bearer`; no route ever tells it again."""
 
 
-class JoinRequest(msgspec.Struct):
+class JoinRequest(msgspec.Struct, forbid_unknown_fields=True):
     """POST /api/heads: offer this daemon's models at another daemon."""
 
     url: str
@@ -26,7 +26,7 @@ class JoinRequest(msgspec.Struct):
     """A join token of the other daemon."""
 
 
-class LeaveRequest(msgspec.Struct):
+class LeaveRequest(msgspec.Struct, forbid_unknown_fields=True):
     """POST /api/heads/leave."""
 
     url: str

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from daemon.controller.hub import Hub
+from daemon.openapi import document
 from fcd.client import Address, Client
 from fcd.errors import ApiError
 from fcd.settings import DaemonSettings, ModelSettings, Settings
@@ -387,3 +388,60 @@ def test_flags_are_honoured_and_a_path_without_flags_takes_what_is_loaded(tmp_pa
             assert "--dtype" not in daemon.spawn.commands[-1]
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/api/workers", {"model": "guide", "replica": 2}, "replica"),
+        ("/api/workers", {"model": "guide", "options": {"quantisation": "8bit"}}, "options.quantisation"),
+        ("/api/workers", {"model": "guide", "place": {"on": "ray", "cpu": 2}}, "place.cpu"),
+        ("/api/models/load", {"model": "guide", "option": {}}, "option"),
+        ("/api/models/estimate", {"model": "guide", "options": {"dtypes": ""}}, "options.dtypes"),
+        ("/api/models/unload", {"model": "guide", "force": True}, "force"),
+        ("/api/workers/attach", {"url": "http://127.0.0.1:1", "key": "x"}, "key"),
+        ("/api/heads", {"url": "http://127.0.0.1:1", "token": "x", "name": "y"}, "name"),
+        ("/api/heads/leave", {"url": "http://127.0.0.1:1", "now": True}, "now"),
+        ("/api/models/load", {"model": "guide", "place": {}}, "place.on"),
+    ],
+)
+def test_a_field_that_is_not_known_or_lacks_is_named(
+    tmp_path: Path, path: str, body: dict[str, Any], param: str
+) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon:
+            answer = await daemon.http.post(path, json=body, headers=daemon.admin)
+            assert answer.status_code == 400
+            error = answer.json()["error"]
+            assert error["param"] == param
+            assert param.rpartition(".")[2] in error["message"]
+            assert not daemon.spawn.pids
+
+    asyncio.run(main())
+
+
+def test_every_body_of_the_daemons_own_routes_is_closed_and_described_so() -> None:
+    described = document()
+    schemas = described["components"]["schemas"]
+    bodies = [
+        operation["requestBody"]["content"]["application/json"]["schema"]
+        for path, methods in described["paths"].items()
+        if path.startswith("/api/")
+        for operation in methods.values()
+        if "requestBody" in operation
+    ]
+    assert len(bodies) > 15
+    left, seen = [*bodies], set[str]()
+    while left:
+        part = left.pop()
+        if isinstance(part, list):
+            left += part
+        elif isinstance(part, dict):
+            left += part.values()
+            name = str(part.get("$ref", "")).rpartition("/")[2]
+            if name and name not in seen:
+                seen.add(name)
+                left.append(schemas[name])
+    objects = [schemas[name] for name in seen if "properties" in schemas[name]]
+    assert [each["title"] for each in objects if each.get("additionalProperties") is not False] == []
+    assert {"LoadRequest", "ModelOptions", "PlaceRequest", "AttachRequest"} <= seen
