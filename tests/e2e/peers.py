@@ -40,11 +40,28 @@ PINS = (
     "psutil",
 )
 """The newest set with which release 0.2.36 also streams. torch is the one of the tests: it is large."""
+WEB_PINS = (
+    "fschat==0.2.36",
+    "gradio==4.44.1",
+    "gradio_client==1.3.0",
+    "pydantic==2.10.6",
+    "fastapi==0.119.1",
+    "starlette==0.48.0",
+    "transformers==4.45.2",
+    "tokenizers==0.20.3",
+    "huggingface_hub==0.36.2",
+    "psutil",
+)
+"""The web interface needs pydantic 2, with which the API server of release 0.2.36 cannot stream: a set of its own."""
 _BUILD_S = 240
 
 
 def fastchat_python() -> Path:
     return peer_python("fastchat", PINS)
+
+
+def fastchat_web_python() -> Path:
+    return peer_python("fastchat-web", WEB_PINS)
 
 
 def peer_python(name: str, pins: Sequence[str]) -> Path:
@@ -143,6 +160,14 @@ class Programs:
         self._wait(lambda: httpx.get(f"{url}/docs").status_code == 200, "the API server")
         return url
 
+    def web_server(self, controller: str, *arguments: str) -> str:
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        where = ("--host", "127.0.0.1", "--port", str(port))
+        self.start("gradio_web_server", *where, "--controller-url", controller, *arguments)
+        self._wait(lambda: httpx.get(f"{url}/config").status_code == 200, "the web interface")
+        return url
+
     def _wait(self, condition: object, what: str) -> None:
         def reached() -> bool:
             assert all(process.poll() is None for process in self.running[-1:]), self.logs()
@@ -154,13 +179,15 @@ class Programs:
 
         wait_for(reached, within=90, what=what)
 
-    def logs(self) -> str:
-        return "\n".join(f"{log.name}: {log.read_text()[-2000:]}" for log in sorted(self._logs.glob("*.log")))
+    def logs(self, length: int = 2000) -> str:
+        """The last so many characters of each program's log."""
+        return "\n".join(f"{log.name}: {log.read_text()[-length:]}" for log in sorted(self._logs.glob("*.log")))
 
     def _environ(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("FCD_", "PYTHON"))}
         more = {"HF_HUB_OFFLINE": "1", "LOGDIR": "", "OMP_NUM_THREADS": "2", "FASTCHAT_WORKER_HEART_BEAT_INTERVAL": "2"}
-        return {**kept, **more}
+        gradio = {"GRADIO_ANALYTICS_ENABLED": "False", "MPLCONFIGDIR": str(self._logs / "matplotlib")}
+        return {**kept, **more, **gradio}
 
     def end(self) -> None:
         for process in self.running:
@@ -170,9 +197,9 @@ class Programs:
 
 
 @contextmanager
-def programs(logs: Path) -> Iterator[Programs]:
+def programs(logs: Path, python: Path | None = None) -> Iterator[Programs]:
     logs.mkdir(parents=True, exist_ok=True)
-    found = Programs(fastchat_python(), logs)
+    found = Programs(python or fastchat_python(), logs)
     try:
         yield found
     finally:
