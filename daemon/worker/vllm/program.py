@@ -28,7 +28,7 @@ from daemon.worker.vllm.failures import Failure, explain
 from daemon.worker.vllm.families import read_model_files
 from daemon.worker.vllm.hardware import Hardware, look
 from daemon.worker.vllm.relay import Relay, relay_routes
-from daemon.worker.vllm.schema import read_fields
+from daemon.worker.vllm.schema import read_fields, read_routes
 from daemon.worker.vllm.stages import new_start, read_line
 from daemon.worker.vllm.watch import Watch
 from fcd import __version__
@@ -84,6 +84,7 @@ class VllmProgram(ChildProgram):
         self._socket = options.socket or str(sockets / f"v-{secrets.token_hex(6)}.sock")
         self._bed = Bed(self._serving)
         self._relay = Relay(self._serving)
+        self._routes: list[str] = []
         self._plan = Plan(folder="", names=tuple(names))
         self._start = new_start()
         self._info = EngineInfo("vllm")
@@ -118,7 +119,8 @@ class VllmProgram(ChildProgram):
             self._reporter.say(note)
         server, ended = await self._start_somehow()
         await server.look(self.worker.names[0])
-        self._relay.fields = read_fields(await server.get("/openapi.json", 30.0))
+        described = await server.get("/openapi.json", 30.0)
+        self._relay.fields, self._routes = read_fields(described), read_routes(described)
         self._bed.possible = self._plan.sleeps
         self._child.lines.clear()
         self._serve_from(server, ended)
@@ -215,7 +217,7 @@ class VllmProgram(ChildProgram):
 
     def _capabilities(self) -> list[str]:
         """What it has routes for, since one that makes embeddings does not chat, and what it was started with."""
-        found = [name for route, name in _CAPABILITIES.items() if route in self._relay.fields]
+        found = [name for route, name in _CAPABILITIES.items() if route in self._routes]
         calls = "--tool-call-parser" in self._plan.flags or self._plan.said("--tool-call-parser")
         return [*found, *(["tools"] if calls else []), *(["sleep"] if self._plan.sleeps else [])]
 

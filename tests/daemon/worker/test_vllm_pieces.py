@@ -12,14 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.dispatch import Target
+from daemon.gateway.fields import body_for
 from daemon.worker.vllm.arguments import Plan, make_plan, shorter, smaller, without
 from daemon.worker.vllm.failures import explain
 from daemon.worker.vllm.families import ModelFiles, parsers_for, read_model_files
 from daemon.worker.vllm.hardware import Hardware, read_capability
 from daemon.worker.vllm.metrics import Figures, Meter, median, read_figures
-from daemon.worker.vllm.schema import read_fields
+from daemon.worker.vllm.schema import ROUTES, read_fields, read_routes
 from daemon.worker.vllm.stages import new_start, read_line
-from fcd.errors import ModelLoadError, UsageError
+from fcd.errors import ApiError, ModelLoadError, UsageError
 from fcd.machine import Gpu
 from fcd.wire.admin import ModelOptions, Progress
 
@@ -246,7 +248,12 @@ def test_a_models_files_are_read_as_they_are(tmp_path: Path) -> None:
     )
     (tmp_path / "tokenizer.json").write_text("broken")
     found = read_model_files(tmp_path)
-    assert (found.model_type, found.architecture, found.template, found.tokens) == ("x", "A", "t", frozenset({"<think>"}))
+    assert (found.model_type, found.architecture, found.template, found.tokens) == (
+        "x",
+        "A",
+        "t",
+        frozenset({"<think>"}),
+    )
     (tmp_path / "chat_template.jinja").write_text("j")
     assert read_model_files(tmp_path).template == "j"
     assert read_model_files(tmp_path / "none") == ModelFiles()
@@ -306,7 +313,38 @@ def test_fields_are_read_from_its_own_description() -> None:
         "/v1/completions": ["model", "prompt"],
         "/v1/embeddings": ["input", "model", "prompt"],
     }
-    assert "messages" in read_fields(b"")["/v1/chat/completions"]
+    assert read_routes(json.dumps(document).encode()) == ["/v1/completions", "/v1/embeddings"]
+
+
+@pytest.mark.parametrize("document", [b"", b"[]", b"null", b"{}", b'{"paths": []}', b'{"paths": {}}', b"\xff", b"{"])
+def test_a_server_that_describes_nothing_is_held_to_what_is_known(document: bytes) -> None:
+    fields = read_fields(document)
+    assert tuple(fields) == ROUTES
+    assert "messages" in fields["/v1/chat/completions"]
+    assert "dimensions" in fields["/v1/embeddings"]
+    assert "return_token_strs" in fields["/tokenize"]
+    assert fields["/detokenize"] == ["model", "tokens"]
+    # Whether it makes embeddings, nobody knows.
+    assert read_routes(document) == ["/v1/chat/completions", "/v1/completions"]
+
+
+@pytest.mark.parametrize("route", ["/tokenize", "/v1/embeddings", "/v1/completions"])
+@pytest.mark.parametrize(
+    "said", [None, {}, {"post": {}}, {"post": {"requestBody": {"content": {"application/json": {"schema": {}}}}}}]
+)
+def test_a_route_without_fields_in_the_description_is_held_to_what_is_known(route: str, said: Any) -> None:
+    document = {
+        "paths": {"/detokenize": _reads("#/components/schemas/A"), route: said},
+        "components": {"schemas": {"A": {"properties": {"tokens": {}, "other": {}}}}},
+    }
+    fields = read_fields(json.dumps(document).encode())
+    assert set(fields) == {"/detokenize", route}
+    assert fields["/detokenize"] == ["other", "tokens"]
+    assert fields[route] == read_fields(b"")[route]
+    target = Target("vllm", fields=fields)
+    with pytest.raises(ApiError) as refused:
+        body_for(target, route, "m", b'{"model": "m", "made_up": 1}')
+    assert (refused.value.status, refused.value.param) == (400, "made_up")
 
 
 def _reads(reference: str) -> dict[str, Any]:
