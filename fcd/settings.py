@@ -184,7 +184,7 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True):
     health: str = "/health"
     """Where that server says that it can answer."""
     env: dict[str, str] = {}
-    """Environment variables for it."""
+    """Environment variables for it; `{key}` is filled in here too, where others on the machine cannot read it."""
     stop_signal: str = "SIGTERM"
     """What asks it to end."""
     preload: bool = False

@@ -16,6 +16,7 @@ from fcd.settings import ModelSettings, Settings
 
 _FIELD = re.compile(r"\{([a-z]*)\}")
 _FIELDS = ("model", "port", "host", "name", "key")
+_KEY = "{key}"
 _GGUF = "llama-server -m {model} --host {host} --port {port} --alias {name} --jinja"
 """llama.cpp's server."""
 _GGUF_KEY = "LLAMA_API_KEY"
@@ -30,12 +31,21 @@ class CommandSpec(msgspec.Struct, frozen=True):
     """What `{model}` stands for."""
     health: str = "/health"
     env: dict[str, str] = {}
+    """`{key}` is filled in; nothing else is."""
     stop_signal: int = int(signal.SIGTERM)
     key_variable: str = ""
     """The environment variable that the server takes its key from, if it takes it from one."""
 
     def environment(self, key: str) -> dict[str, str]:
-        return self.env | ({self.key_variable: key} if self.key_variable and key else {})
+        """For the server. Without a key, a variable that was to hold it is left out."""
+        known = {name: value for name, value in self.env.items() if key or _KEY not in value}
+        filled = {name: value.replace(_KEY, key) for name, value in known.items()}
+        return filled | ({self.key_variable: key} if self.key_variable and key else {})
+
+    @property
+    def asks_for_key(self) -> bool:
+        """Whether it is told the key that it is to ask for."""
+        return bool(self.key_variable) or self.uses("key") or any(_KEY in value for value in self.env.values())
 
     def argv(self, *, host: str, port: int, name: str, key: str) -> list[str]:
         """The words of the command. What is filled in never becomes several words.
@@ -111,12 +121,12 @@ def _ready_made(path: Path | None) -> str:
 
 
 def _check_exposed(spec: CommandSpec) -> None:
-    asks = spec.uses("key") or spec.key_variable
-    missing = [field for field, said in (("host", spec.uses("host")), ("key", asks)) if not said]
+    missing = [field for field, said in (("host", spec.uses("host")), ("key", spec.asks_for_key)) if not said]
     if missing:
         raise UsageError(
             "Other machines are to reach this server, but the command does not say "
             + " and ".join(f"{{{field}}}" for field in missing)
             + ".",
-            hint="{host} is the address that it listens on, {key} the key that it asks for (such as --api-key {key}).",
+            hint="{host} is the address that it listens on, {key} the key that it asks for: best in the settings, "
+            'as env = { API_KEY = "{key}" }, since everybody on a machine can read a command line.',
         )

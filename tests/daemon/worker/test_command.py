@@ -189,6 +189,19 @@ def test_gguf_files_are_served_by_llama_cpp(tmp_path: Path, monkeypatch: pytest.
     assert exposed.environment("secret") == {"LLAMA_API_KEY": "secret"}
 
 
+def test_the_key_is_filled_in_in_the_environment_where_others_cannot_read_it() -> None:
+    env = {"API_KEY": "{key}", "HEADER": "Bearer {key}", "OTHER": "{name} {}", "PLAIN": "1"}
+    command = "sh serve.sh {port} {host}"
+    settings = Settings(models={"mine": ModelSettings(engine="command", command=command, env=env)})
+    spec = command_for(resolve("mine", settings), settings, "", exposed=True)
+    assert spec.environment("a{b") == {"API_KEY": "a{b", "HEADER": "Bearer a{b", "OTHER": "{name} {}", "PLAIN": "1"}
+    assert spec.environment("") == {"OTHER": "{name} {}", "PLAIN": "1"}
+    assert spec.argv(host="127.0.0.1", port=5, name="mine", key="secret") == ["sh", "serve.sh", "5", "127.0.0.1"]
+    without = Settings(models={"mine": ModelSettings(engine="command", command=command, env={"API_KEY": "key"})})
+    with pytest.raises(UsageError, match=r"not say \{key\}"):
+        command_for(resolve("mine", without), without, "", exposed=True)
+
+
 def test_a_command_that_cannot_serve_is_refused_at_once() -> None:
     def refused(match: str, **fields: Any) -> None:
         settings = Settings(models={"mine": ModelSettings(**{"engine": "command", "command": "sh {port}", **fields})})
