@@ -50,6 +50,7 @@ WEB_PINS = (
     "transformers==4.45.2",
     "tokenizers==0.20.3",
     "huggingface_hub==0.36.2",
+    "accelerate==1.15.0",
     "psutil",
 )
 """The web interface needs pydantic 2, with which the API server of release 0.2.36 cannot stream: a set of its own."""
