@@ -181,14 +181,14 @@ def _enter(db: sqlite3.Connection, taken: Taken, now: float) -> str:
     records.create_chat(db, taken.chat, made, chat=chat, origin=taken.origin, updated=updated)
     if taken.pinned:
         db.execute("UPDATE chats SET pinned = 1 WHERE id = ?", (chat,))
-    ids = {"": ""}
+    ids, room = {"": ""}, records.Room(db, chat)
     for message in taken.messages:
         ids[message.id] = records.new_message_id()
         message.id, message.parent = ids[message.id], ids[message.parent]
         message.created_at = message.created_at or made
         message.content, message.reasoning = _clean(message.content), _clean(message.reasoning)
         message.model = _clean(message.model)
-        records.add_message(db, chat, message)
+        records.add_message(db, chat, message, room)
     return chat
 
 

@@ -89,7 +89,7 @@ def _turns(log: Chat) -> list[_Turn]:
 
 def _enter_turns(db: sqlite3.Connection, chat: str, turns: Sequence[_Turn], made: float) -> None:
     """Each turn below the chosen answer of the one before: equal questions are one, with an answer per attempt."""
-    parent = ""
+    parent, room = "", records.Room(db, chat)
     for turn in turns:
         questions: dict[str, str] = {}
         chosen = turn.variants[min(max(turn.chosen, 0), len(turn.variants) - 1)]
@@ -98,14 +98,16 @@ def _enter_turns(db: sqlite3.Connection, chat: str, turns: Sequence[_Turn], made
             if variant.question not in questions:
                 question = ChatMessage(records.new_message_id(), "user", parent, content=variant.question)
                 question.created_at = made
-                records.add_message(db, chat, question)
+                records.add_message(db, chat, question, room)
                 questions[variant.question] = question.id
-            ends[id(variant)] = _enter_answer(db, chat, variant, questions[variant.question], made)
+            ends[id(variant)] = _enter_answer(db, chat, variant, questions[variant.question], made, room)
         parent = ends[id(chosen)]
         records.choose(db, chat, parent)
 
 
-def _enter_answer(db: sqlite3.Connection, chat: str, variant: _Variant, question: str, made: float) -> str:
+def _enter_answer(
+    db: sqlite3.Connection, chat: str, variant: _Variant, question: str, made: float, room: records.Room
+) -> str:
     if not variant.text and not variant.reasoning and variant.state in ("new", "writing"):
         return question
     answer = ChatMessage(
@@ -115,7 +117,7 @@ def _enter_answer(db: sqlite3.Connection, chat: str, variant: _Variant, question
         completion_tokens=variant.completion_tokens, counted=variant.counted, ttft_s=variant.ttft_s,
         tokens_per_second=variant.tokens_per_second, thought_s=variant.thought_s, created_at=made,
     )  # fmt: skip
-    records.add_message(db, chat, answer)
+    records.add_message(db, chat, answer, room)
     return answer.id
 
 

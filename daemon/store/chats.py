@@ -193,15 +193,27 @@ def last_shown(db: sqlite3.Connection, chat: str) -> str:
     return at
 
 
-def add_message(db: sqlite3.Connection, chat: str, message: ChatMessage) -> None:
+class Room:
+    """How many messages a conversation may still take. Counted once: whoever adds many has one for all of them."""
+
+    def __init__(self, db: sqlite3.Connection, chat: str) -> None:
+        count: int = db.execute("SELECT count(*) FROM chat_messages WHERE chat = ?", (chat,)).fetchone()[0]
+        self._left = MOST_MESSAGES - count
+
+    def take(self) -> None:
+        """For one message. Raises ApiError: 409, the conversation is full."""
+        if self._left <= 0:
+            raise ApiError(409, f"A chat holds at most {MOST_MESSAGES} messages: begin a new one.", code="chat_full")
+        self._left -= 1
+
+
+def add_message(db: sqlite3.Connection, chat: str, message: ChatMessage, room: Room | None = None) -> None:
     """Below its parent, and chosen there when it says so.
 
     Raises:
         ApiError: 409, the conversation is full.
     """
-    count: int = db.execute("SELECT count(*) FROM chat_messages WHERE chat = ?", (chat,)).fetchone()[0]
-    if count >= MOST_MESSAGES:
-        raise ApiError(409, f"A chat holds at most {MOST_MESSAGES} messages: begin a new one.", code="chat_full")
+    (room or Room(db, chat)).take()
     if message.chosen:
         _unchoose(db, chat, message.parent)
     values = [_column(message, name) for name in _FIELDS]
@@ -253,12 +265,12 @@ def end_path_at(db: sqlite3.Connection, chat: str, message: str) -> None:
 
 def merge_line(db: sqlite3.Connection, chat: str, messages: Sequence[LogMessage], now: float) -> bool:
     """Make the path that is shown this line of messages; what is new of it becomes a branch. Whether anything was."""
-    at, changed = "", False
+    at, changed, room = "", False, Room(db, chat)
     for said in messages:
         row = _same(db, chat, at, said)
         if row is None:
             message = _from_log(said, at, now)
-            add_message(db, chat, message)
+            add_message(db, chat, message, room)
             at, changed = message.id, True
         else:
             at = row[0]
@@ -343,7 +355,9 @@ def _unchoose(db: sqlite3.Connection, chat: str, parent: str) -> None:
 
 def _same(db: sqlite3.Connection, chat: str, parent: str, said: LogMessage) -> Any:
     """Id and chosen of the message below `parent` that says this, its attachments' texts included."""
-    below = "SELECT id, chosen FROM chat_messages WHERE chat = ? AND coalesce(parent, '') = ? AND role = ?"
+    # Of a parent there are few, by its index; the first ones have none, and are found among their conversation's.
+    under = "parent = ?" if parent else "coalesce(parent, '') = ?"
+    below = f"SELECT id, chosen FROM chat_messages WHERE chat = ? AND {under} AND role = ?"
     key = (chat, parent, said.role)
     row = db.execute(f"{below} AND content = ? ORDER BY chosen DESC, number LIMIT 1", (*key, said.content)).fetchone()
     if row is not None or said.role != "user":
