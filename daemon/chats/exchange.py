@@ -478,5 +478,3 @@ def with_attachments(db: sqlite3.Connection, tree: ChatTree) -> ChatTree:
         if message.attachments:
             records.with_data(db, message)
     return tree
-
-

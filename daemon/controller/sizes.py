@@ -54,9 +54,7 @@ def needs_of(
     )
 
 
-def size_of(
-    reference: Reference, options: ModelOptions, defaults: WorkerSettings, *, on_gpu: bool
-) -> Estimate | None:
+def size_of(reference: Reference, options: ModelOptions, defaults: WorkerSettings, *, on_gpu: bool) -> Estimate | None:
     """None when the model's files are not here, or say nothing."""
     if reference.path is None:
         return None

@@ -132,11 +132,7 @@ def _responses(operation: Operation, schemas: Mapping[Any, Any]) -> dict[str, An
 
 def _content(answer: Answer, schemas: Mapping[Any, Any]) -> dict[str, Any]:
     schema = schemas[answer.kind] if answer.kind is not None else {}
-    return {
-        "content": {
-            media: {"schema": {"type": "string"} if media == EVENTS else schema} for media in answer.media
-        }
-    }
+    return {"content": {media: {"schema": {"type": "string"} if media == EVENTS else schema} for media in answer.media}}
 
 
 def _identifier(operation: Operation) -> str:

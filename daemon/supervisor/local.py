@@ -76,9 +76,7 @@ class LocalWorker:
             self.log_path, self._log = open_log(self._paths.logs / "workers", self.name)
             self.process = await spawn(
                 command,
-                env=worker_environment(
-                    self._token, place=self.place, settings_file=self._paths.worker_settings
-                ),
+                env=worker_environment(self._token, place=self.place, settings_file=self._paths.worker_settings),
                 cwd=self._paths.runtime,
                 log=self._log,
                 on_event=self._event,

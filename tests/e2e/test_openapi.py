@@ -21,6 +21,7 @@ ENDLESS = ("/api/events", "/api/battles/{id}/events")
 OUTWARD = ("/api/heads", "/api/heads/leave", "/api/workers/attach", "/register_worker", "/refresh_all_workers")
 """They call addresses that the request names; their own tests give them some."""
 
+
 @pytest.fixture(scope="module")
 def described_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """A daemon of its own: the requests make keys, after which nobody else could ask it without one."""

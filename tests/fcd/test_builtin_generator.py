@@ -62,7 +62,7 @@ def test_no_conversation_to_train_on_asks_in_a_held_out_way() -> None:
 
 @pytest.mark.parametrize(
     "question",
-    ["Could you spell river for me?", "tell me the sum of 3 and 4", "Please name three birds", "How clever are you"]
+    ["Could you spell river for me?", "tell me the sum of 3 and 4", "Please name three birds", "How clever are you"],
 )
 def test_the_guard_knows_held_out_questions(question: str) -> None:
     assert is_kept_out(question)

@@ -121,8 +121,6 @@ def test_the_models_answer(name: str) -> None:
         output = model.generate(**inputs, max_new_tokens=64, do_sample=False)
     answers = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     wrong = [
-        (texts[-1], answer)
-        for (texts, needed), answer in zip(QUESTIONS, answers, strict=True)
-        if needed not in answer
+        (texts[-1], answer) for (texts, needed), answer in zip(QUESTIONS, answers, strict=True) if needed not in answer
     ]
     assert not wrong

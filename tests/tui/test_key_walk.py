@@ -190,7 +190,9 @@ def logs(app: FcdApp) -> LogsScreen:
 
 LOGS: dict[str, tuple[Before, Before, Seen]] = {
     "filter_logs": (
-        (), (*"request 1", "enter"), lambda app, daemon: app.focused is app.screen.query_one("#log-filter"),
+        (),
+        (*"request 1", "enter"),
+        lambda app, daemon: app.focused is app.screen.query_one("#log-filter"),
     ),
     "next_match": ((), (), lambda app, daemon: not logs(app).view.following),
     "next_error": (("escape",), (), lambda app, daemon: "error" in text(app, "#log-state")),

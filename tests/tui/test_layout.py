@@ -12,8 +12,11 @@ from tui.markdown.lines import Line, selected_text
 from tui.markdown.splitter import Splitter
 from tui.markdown.tables import fit
 
-LONG = "word another **bold thing** and `code` " * 30 + "verylongword" * 20 + "\n\n| a | b |\n|---|---|\n" + (
-    "| cell with words | other |\n" * 12
+LONG = (
+    "word another **bold thing** and `code` " * 30
+    + "verylongword" * 20
+    + "\n\n| a | b |\n|---|---|\n"
+    + ("| cell with words | other |\n" * 12)
 )
 CODE = "```python\n" + 'def f(x):\n    """Doc."""\n    return x + 1\n\n' * 30 + "```\n\n" + "- item\n" * 9
 DOCUMENTS = [*TRICKY, LONG, CODE]

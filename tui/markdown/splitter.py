@@ -181,9 +181,7 @@ def _top_token_at(tokens: list[Token], line: int) -> Token | None:
     return None
 
 
-def _last_item(
-    tokens: list[Token], index: int, lines: list[str], number: int | None
-) -> tuple[int, int | None]:
+def _last_item(tokens: list[Token], index: int, lines: list[str], number: int | None) -> tuple[int, int | None]:
     """Where the last item of the list at `tokens[index]` starts that is sure to be one, and its number.
 
     An item is passed over where the text before it could still matter: an indented one (its depth is measured from the
@@ -212,6 +210,3 @@ def _last_item(
 
 def _starts_at_margin(line: str) -> bool:
     return not line.startswith((" ", "\t"))
-
-
-

@@ -35,9 +35,7 @@ class Session(AppService):
         async def shut() -> None:
             await close()
 
-        super().__init__(
-            "", write_bytes=write_bytes, write_str=write_str, close=shut, download_manager=downloads
-        )
+        super().__init__("", write_bytes=write_bytes, write_str=write_str, close=shut, download_manager=downloads)
         self._flags = flags
 
     def _build_environment(self, width: int = 80, height: int = 24) -> dict[str, str]:

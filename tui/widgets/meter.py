@@ -56,8 +56,10 @@ class Meter(AppStatic):
         room = self.size.width - sum(part.cell_length for part in parts) - len(self._note) - 3
         shown = ""
         for name, value in self._params.items():
-            piece = f"   {_SHORT.get(name, name)} {value:g}" if isinstance(value, float) else (
-                f"   {_SHORT.get(name, name)} {value}"
+            piece = (
+                f"   {_SHORT.get(name, name)} {value:g}"
+                if isinstance(value, float)
+                else (f"   {_SHORT.get(name, name)} {value}")
             )
             if len(shown) + len(piece) > room:
                 break

@@ -186,9 +186,7 @@ def build_engine(parts: Parts | LoadedModel) -> TransformersEngine | EncoderEngi
     if isinstance(parts, LoadedModel):
         return EncoderEngine(parts.info, parts.tokenizer, Embedder(parts.model, packed=False, pooling=parts.pooling))
     loaded = parts.loaded
-    embedder = Embedder(
-        loaded.model, packed=loaded.kind == "packed", adapters=parts.adapters, pooling=loaded.pooling
-    )
+    embedder = Embedder(loaded.model, packed=loaded.kind == "packed", adapters=parts.adapters, pooling=loaded.pooling)
     return TransformersEngine(
         parts.info,
         parts.loaded.tokenizer,

@@ -224,9 +224,7 @@ class EngineCore:
         top = tuple((i, text(i), v) for i, v in zip(ids, values, strict=True))
         return TokenLogprob(token, text(token), logprob, top)
 
-    def _take_prompt_logprobs(
-        self, logits: torch.Tensor, owners: list[Work]
-    ) -> tuple[torch.Tensor, list[Sequence]]:
+    def _take_prompt_logprobs(self, logits: torch.Tensor, owners: list[Work]) -> tuple[torch.Tensor, list[Sequence]]:
         """Turn the rows of prompt chunks into log-probabilities; leave one row for each sequence to sample from."""
         if not any(wants_prompt_logprobs(work) for work in owners):
             return logits, [work.sequence for work in owners]

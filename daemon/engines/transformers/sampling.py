@@ -131,9 +131,7 @@ class SamplingBatch:
             return logits.argmax(-1)
         everything = len(self.sampled) == self.size
         drawn = logits if everything else logits[self.sampled]
-        uniform = self._on_device(
-            uniforms(self.seeds, np.array([positions[i] for i in self.sampled], dtype=np.uint64))
-        )
+        uniform = self._on_device(uniforms(self.seeds, np.array([positions[i] for i in self.sampled], dtype=np.uint64)))
         tokens = self._draw(drawn.div_(self.temperature), uniform)
         if everything:
             return tokens

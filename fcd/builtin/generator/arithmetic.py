@@ -8,8 +8,29 @@ from fcd.builtin.generator.base import Context, Phrasings, Skill, Turn, is_held_
 from fcd.builtin.generator.checks import last_number, says
 from fcd.builtin.generator.wrap import loosen, wrap
 
-_WORDS: Final = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
-    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"]
+_WORDS: Final = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+]
 
 PHRASES: Final[dict[str, Phrasings]] = {
     "+": Phrasings(
@@ -199,12 +220,14 @@ def make_compare(ctx: Context) -> list[Turn]:
     kind = rng.randrange(5)
     if kind == 0:
         a = rng.randint(0, 50)
-        return [Turn(wrap(loosen(DOUBLE.pick(ctx), rng).format(a=a), rng), f"Twice {a} is {2 * a}.",
-            last_number(2 * a))]
+        return [
+            Turn(wrap(loosen(DOUBLE.pick(ctx), rng).format(a=a), rng), f"Twice {a} is {2 * a}.", last_number(2 * a))
+        ]
     if kind == 1:
         a = 2 * rng.randint(0, 50)
-        return [Turn(wrap(loosen(HALF.pick(ctx), rng).format(a=a), rng), f"Half of {a} is {a // 2}.",
-            last_number(a // 2))]
+        return [
+            Turn(wrap(loosen(HALF.pick(ctx), rng).format(a=a), rng), f"Half of {a} is {a // 2}.", last_number(a // 2))
+        ]
     if kind == 4:
         a = rng.randint(0, 100)
         word = "odd" if a % 2 else "even"

@@ -33,9 +33,23 @@ COUNTRY: Final = Phrasings(
 )  # fmt: skip
 FOLLOW: Final = Phrasings(
     (
-            "And {c}, what is its capital?", "and what is the capital of {c}", "now the one of {c}", "How about {c}?",
-            "and for {c}", "Next: {c}", "now {c} please", "The same for {c}", "And that of {c}?", "And now {c}",
-            "And of {c}?", "And {c}?", "and the one of {c}", "What about {c}?", "And for {c}?", "now {c}"),
+        "And {c}, what is its capital?",
+        "and what is the capital of {c}",
+        "now the one of {c}",
+        "How about {c}?",
+        "and for {c}",
+        "Next: {c}",
+        "now {c} please",
+        "The same for {c}",
+        "And that of {c}?",
+        "And now {c}",
+        "And of {c}?",
+        "And {c}?",
+        "and the one of {c}",
+        "What about {c}?",
+        "And for {c}?",
+        "now {c}",
+    ),
     ("And what about {c}?", "And the capital of {c}?", "Now for {c}"),
 )
 

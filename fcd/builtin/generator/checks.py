@@ -53,9 +53,12 @@ def contains(*needed: str) -> Check:
 
 def ends_with(text: str) -> Check:
     """The reply ends with `text`, but for quotes and a full stop."""
-    return lambda reply: reply.strip().rstrip(".!\"'`").endswith(text) and (
-        len(reply.strip().rstrip(".!\"'`")) == len(text)
-        or not reply.strip().rstrip(".!\"'`")[-len(text) - 1].isalnum()
+    return lambda reply: (
+        reply.strip().rstrip(".!\"'`").endswith(text)
+        and (
+            len(reply.strip().rstrip(".!\"'`")) == len(text)
+            or not reply.strip().rstrip(".!\"'`")[-len(text) - 1].isalnum()
+        )
     )
 
 

@@ -33,8 +33,28 @@ MIX: Final = Phrasings(
 
 def article(noun: str) -> str:
     """`noun` with a or an, or with "the" where there is one, or bare for stuff."""
-    if noun in {"grass", "blood", "snow", "milk", "salt", "coal", "tar", "lavender", "chocolate", "soil", "coffee",
-        "wood", "ash", "gold", "silver", "broccoli", "spinach", "sugar", "flour", "mud"}:
+    if noun in {
+        "grass",
+        "blood",
+        "snow",
+        "milk",
+        "salt",
+        "coal",
+        "tar",
+        "lavender",
+        "chocolate",
+        "soil",
+        "coffee",
+        "wood",
+        "ash",
+        "gold",
+        "silver",
+        "broccoli",
+        "spinach",
+        "sugar",
+        "flour",
+        "mud",
+    }:
         return noun
     if noun in {"sun", "sky", "ocean", "night sky"}:
         return f"the {noun}"

@@ -10,8 +10,20 @@ from fcd.builtin.generator.tables import lists
 from fcd.builtin.generator.wrap import loosen, wrap
 
 _LENGTHS: Final = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
-_ORDINALS: Final = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth",
-    "eleventh", "twelfth"]
+_ORDINALS: Final = [
+    "first",
+    "second",
+    "third",
+    "fourth",
+    "fifth",
+    "sixth",
+    "seventh",
+    "eighth",
+    "ninth",
+    "tenth",
+    "eleventh",
+    "twelfth",
+]
 
 AFTER: Final = Phrasings(
     (
@@ -112,8 +124,9 @@ def make(ctx: Context) -> list[Turn]:
     if kind == "number":
         place = rng.randrange(12)
         question = loosen(NUMBER.pick(ctx), rng).format(n=_ORDINALS[place], k="month")
-        return [Turn(wrap(question, rng), f"The {_ORDINALS[place]} month is {months[place]}.",
-            last_word(months[place]))]
+        return [
+            Turn(wrap(question, rng), f"The {_ORDINALS[place]} month is {months[place]}.", last_word(months[place]))
+        ]
     if kind == "weekday":
         place = rng.randrange(7)
         question = loosen(WEEKDAY.pick(ctx), rng).format(n=_ORDINALS[place])

@@ -134,8 +134,9 @@ def make_list(ctx: Context) -> list[Turn]:
             count = rng.choice((count, len(things)))
         shown = str(count) if rng.random() < 0.4 or count not in _WORDS else _WORDS[count]
         name = kind if kind != "colours" or rng.random() < 0.5 else "colors"
-        name = {"days": "days of the week", "months": "months of the year"}.get(kind,
-            name) if rng.random() < 0.5 else name
+        name = (
+            {"days": "days of the week", "months": "months of the year"}.get(kind, name) if rng.random() < 0.5 else name
+        )
         name = {"instruments": "musical instruments"}.get(kind, name) if rng.random() < 0.5 else name
         question = wrap(loosen(NAME_SOME.pick(ctx), rng).format(n=shown, k=name), rng)
         return [Turn(question, bullets(list(things[:count])), is_list_from(things, count))]

@@ -164,18 +164,21 @@ def _invent(ctx: Context) -> str:
         first, second = rng.sample(_TOPICS, 2)
         return rng.choice(_ASK).format(t=first, u=second)
     if kind == 2:
-        text = rng.choice(ctx.open_prompts) if rng.random() < 0.5 else " ".join(ctx.word(2,
-            8) for _ in range(rng.randint(2, 20)))
+        text = (
+            rng.choice(ctx.open_prompts)
+            if rng.random() < 0.5
+            else " ".join(ctx.word(2, 8) for _ in range(rng.randint(2, 20)))
+        )
         return rng.choice(_SHORTEN).format(x=text)
     if rng.random() < 0.4:
         a, b = rng.randint(13, 999), rng.randint(9, 99)
-        return rng.choice(("What is {a} * {b}?", "{a} x {b}", "{a}*{b}", "{a} times {b}",
-            "What is {a} times {b}?")).format(a=a, b=b)
+        return rng.choice(
+            ("What is {a} * {b}?", "{a} x {b}", "{a}*{b}", "{a} times {b}", "What is {a} times {b}?")
+        ).format(a=a, b=b)
     a, b = rng.randint(150, 99999), rng.randint(102, 9999)
-    return rng.choice(("What is {a} {o} {b}?", "{a} {o} {b}", "{a}{o}{b}", "Calculate {a} {o} {b}.",
-        "How much is {a} {o} {b}?")).format(
-        a=a, b=b, o=rng.choice("+-*/")
-    )
+    return rng.choice(
+        ("What is {a} {o} {b}?", "{a} {o} {b}", "{a}{o}{b}", "Calculate {a} {o} {b}.", "How much is {a} {o} {b}?")
+    ).format(a=a, b=b, o=rng.choice("+-*/"))
 
 
 def make(ctx: Context) -> list[Turn]:

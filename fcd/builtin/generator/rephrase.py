@@ -6,12 +6,69 @@ from random import Random
 from typing import Final
 
 _VERBS: Final = frozenset(
-    ["add", "arrange", "break", "bring", "bullet", "calculate", "capitalize", "change", "compute", "convert", "copy",
-        "count", "create", "delete", "describe", "divide", "double", "drop", "echo", "explain", "express", "find",
-        "flip", "format", "give", "halve", "introduce", "leave", "list", "make", "multiply", "name", "number",
-        "order", "please", "prepend", "print", "put", "remove", "repeat", "replace", "reverse", "say", "show", "sort",
-        "spell", "split", "start", "substitute", "subtract", "swap", "take", "tell", "turn", "type", "uppercase",
-        "lowercase", "alphabetize", "append", "work", "write"]
+    [
+        "add",
+        "arrange",
+        "break",
+        "bring",
+        "bullet",
+        "calculate",
+        "capitalize",
+        "change",
+        "compute",
+        "convert",
+        "copy",
+        "count",
+        "create",
+        "delete",
+        "describe",
+        "divide",
+        "double",
+        "drop",
+        "echo",
+        "explain",
+        "express",
+        "find",
+        "flip",
+        "format",
+        "give",
+        "halve",
+        "introduce",
+        "leave",
+        "list",
+        "make",
+        "multiply",
+        "name",
+        "number",
+        "order",
+        "please",
+        "prepend",
+        "print",
+        "put",
+        "remove",
+        "repeat",
+        "replace",
+        "reverse",
+        "say",
+        "show",
+        "sort",
+        "spell",
+        "split",
+        "start",
+        "substitute",
+        "subtract",
+        "swap",
+        "take",
+        "tell",
+        "turn",
+        "type",
+        "uppercase",
+        "lowercase",
+        "alphabetize",
+        "append",
+        "work",
+        "write",
+    ]
 )
 _DO: Final = (
     "Can you {v}?", "Could you {v}?", "Could you please {v}?", "I want you to {v}.", "I would like you to {v}.",
@@ -48,8 +105,12 @@ def rephrase(template: str, rng: Random) -> str:
     for start in ("What is the ", "What's the ", "Which is the "):
         if template.startswith(start) and end:
             return rng.choice(_KNOW).format_map(_Keep(x="the " + core[len(start) :]))
-    if template.startswith(("How many ", "Which ", "What ", "How much ",
-        "How ")) and end and not colon and " do " not in f" {core} ":
+    if (
+        template.startswith(("How many ", "Which ", "What ", "How much ", "How "))
+        and end
+        and not colon
+        and " do " not in f" {core} "
+    ):
         return rng.choice(_CLAUSE).format_map(_Keep(x=core[:1].lower() + core[1:]))
     return template
 

@@ -36,9 +36,7 @@ asyncio.run(main(sys.argv[1]))
 
 
 def start(home: Path) -> tuple[subprocess.Popen[str], Address]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(home)], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
+    process = subprocess.Popen([sys.executable, "-c", SERVE, str(home)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
     url, key = json.loads(process.stdout.readline())
     return process, Address(url, key)
