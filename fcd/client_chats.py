@@ -19,6 +19,7 @@ from fcd.wire.chats import (
     ChatInfo,
     ChatList,
     ChatMessage,
+    ChatQueue,
     ChatTree,
     ChooseRequest,
     CreateChat,
@@ -30,6 +31,7 @@ from fcd.wire.chats import (
     Preset,
     PresetList,
     PutLog,
+    QueueRequest,
 )
 
 if TYPE_CHECKING:
@@ -101,6 +103,15 @@ class ChatCalls:
         async with aclosing(self.events("GET", path)) as events:
             async for event in events:
                 yield msgspec.json.decode(event.data, type=ChatEvent)
+
+    async def queue_question(self, chat: str, asked: QueueRequest) -> ChatQueue:
+        """Ask once the answer that is being written is done; what waits now."""
+        return msgspec.convert(await self.json("POST", f"{_path(chat)}/queue", asked), ChatQueue)
+
+    async def take_back(self, chat: str, question: str = "") -> ChatQueue:
+        """Remove a question that waits, or all; gives what was removed, attachments with their data."""
+        path = f"{_path(chat)}/queue" + (f"/{_quoted(question)}" if question else "")
+        return msgspec.convert(await self.json("DELETE", path), ChatQueue)
 
     async def stop_chat(self, chat: str) -> ChatTree:
         """Stop the answer and keep what was written."""

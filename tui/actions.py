@@ -75,6 +75,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("scroll_up", "prompt", "pageup", "page up", "Scroll the conversation up"),
     Action("scroll_down", "prompt", "pagedown", "page down", "Scroll the conversation down"),
     Action("stop", "chat", "escape", "stop", "Stop the answer and keep what was written", "stop"),
+    Action("unqueue", "chat", "", "take back", "Take the last question that waits back to the prompt", "unqueue"),
     Action("retry", "chat", "ctrl+r", "retry", "Answer again; earlier answers are kept", "retry", footer=True),
     Action("pick_model", "chat", "ctrl+l", "model", "Choose a model", "model", "[NAME]", footer=True),
     Action("panel", "chat", "ctrl+t", "settings", "System prompt and parameters", "set", "[NAME VALUE]", footer=True),

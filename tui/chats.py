@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from fcd.chattree import Place, Tree
-from fcd.wire.chats import ChatEvent, ChatInfo, ChatMessage, ChatTree
+from fcd.wire.chats import ChatEvent, ChatInfo, ChatMessage, ChatTree, QueuedQuestion
 
 _ALONE = Place(0, 1)
 _GROWS = ("content", "reasoning")
@@ -52,6 +52,10 @@ class Conversation:
         self.tree = Tree()
         self.pending: Turn | None = None
         """A question that the daemon has not taken yet, or could not."""
+        self.queue: list[QueuedQuestion] = []
+        """What waits in the daemon until the answer is written."""
+        self.upcoming = ""
+        """The answer that the daemon writes after the followed one, if it has told that already."""
         self.followed = ""
         """The answer whose stream is being read: until its end, that alone says what it is."""
 
@@ -80,7 +84,9 @@ class Conversation:
         """What the daemon holds now. Messages that are known stay the same objects: their views hold on to them."""
         known = self.tree.by_id
         self.info = tree.chat
+        self.queue = tree.queue
         if self.followed:
+            self.upcoming = self.info.running if self.info.running != self.followed else ""
             self.info.running = self.followed
         self.tree = Tree(self._same(known.get(message.id), message) for message in tree.messages)
 
@@ -91,6 +97,12 @@ class Conversation:
             if message.id not in self.tree.by_id:
                 self.tree.add(message)
             self.tree.choose(message.id)
+
+    def let_go(self, message: ChatMessage) -> None:
+        """The followed answer is over, or cannot be followed any more."""
+        self.followed = ""
+        if self.info.running == message.id:
+            self.info.running, self.upcoming = self.upcoming, ""
 
     def apply(self, message: ChatMessage, event: ChatEvent) -> None:
         """What is new of an answer."""

@@ -32,6 +32,8 @@ class LiveAnswer:
         """What it is when its asking is cancelled."""
         self.dirty = False
         """There is something that is not on disk yet."""
+        self.waits = False
+        """A question was queued meanwhile."""
         self.over = False
         """It is complete and on disk."""
         self._clock = clock

@@ -18,10 +18,10 @@ from daemon.chats.checks import check_params, check_request
 from daemon.chats.intake import take_in_files
 from daemon.context import DaemonContext
 from daemon.gateway.routes import SpecialModels
-from daemon.store import chat_search
+from daemon.store import chat_queue, chat_search
 from daemon.store import chats as records
 from fcd.chattree import Tree, request_messages
-from fcd.errors import ApiError, NotFound, invalid
+from fcd.errors import ApiError, FcdError, NotFound, invalid
 from fcd.wire.admin import DaemonEvent
 from fcd.wire.chats import (
     MAX_ATTACHMENTS,
@@ -33,6 +33,7 @@ from fcd.wire.chats import (
     ChatInfo,
     ChatList,
     ChatMessage,
+    ChatQueue,
     ChatTree,
     CreateChat,
     GenerateRequest,
@@ -42,6 +43,7 @@ from fcd.wire.chats import (
     PatchChat,
     Preset,
     PutLog,
+    QueueRequest,
 )
 
 log = logging.getLogger("fcd.chats")
@@ -72,6 +74,7 @@ class Chats:
         self._live: dict[str, LiveAnswer] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._preparing: asyncio.Task[None] | None = None
+        self._closing = False
 
     # Life
 
@@ -83,10 +86,10 @@ class Chats:
 
     async def close(self) -> None:
         """Stop what is being written, and keep it."""
-        for live in list(self._live.values()):
-            live.stop("interrupted")
-        waiting = {live.task for live in self._live.values() if live.task is not None} | self._tasks
-        if waiting:
+        self._closing = True
+        while waiting := {live.task for live in self._live.values() if live.task is not None} | self._tasks:
+            for live in list(self._live.values()):
+                live.stop("interrupted")
             await asyncio.wait(waiting)
         await self._asker.close()
 
@@ -118,7 +121,12 @@ class Chats:
         return info
 
     async def get(self, chat: str) -> ChatTree:
-        tree = await self._run(lambda db: records.get_tree(db, chat))
+        def work(db: sqlite3.Connection) -> ChatTree:
+            tree = records.get_tree(db, chat)
+            tree.queue = chat_queue.waiting(db, chat)
+            return tree
+
+        tree = await self._run(work)
         live = self._live.get(chat)
         if live is not None:
             tree.messages = [live.message if each.id == live.message.id else each for each in tree.messages]
@@ -229,6 +237,44 @@ class Chats:
         await self.ready()
         return await self._whole(self._begin(chat, asked))
 
+    async def enqueue(self, chat: str, asked: QueueRequest) -> ChatQueue:
+        """Ask once the answer that is being written is done, at once where none is. What waits is on disk.
+
+        After an answer that was stopped, failed or interrupted, what waits stays until another answer is done, or
+        another question is queued.
+        """
+        check_request(GenerateRequest(asked.prompt, asked.attachments))
+        await self.ready()
+        return await self._whole(self._enqueue(chat, asked))
+
+    async def take_back(self, chat: str, question: str = "") -> ChatQueue:
+        """Remove a question that waits, or all that do; gives them whole."""
+        taken = await self._run(lambda db: chat_queue.take_back(db, chat, question))
+        self._publish(chat, "queued")
+        return ChatQueue(taken)
+
+    async def _enqueue(self, chat: str, asked: QueueRequest) -> ChatQueue:
+        now = self.clock()
+        await self.store.run(lambda db: chat_queue.add(db, chat, asked, now))
+        self._publish(chat, "queued")
+        live = self._live.get(chat)
+        if live is None:
+            await self._go_on(chat)
+        else:
+            live.waits = True  # its end may have looked before this one was there
+        return ChatQueue(await self.store.run(lambda db: chat_queue.waiting(db, chat)))
+
+    async def _go_on(self, chat: str) -> None:
+        """Ask what waits first. What cannot be asked now waits on."""
+        if self._closing:
+            return
+        try:
+            await self._begin(chat, None)
+        except FcdError as error:
+            log.info("the queue of %s waits: %s", chat, error)
+        except sqlite3.Error:
+            log.exception("the queue of %s waits", chat)
+
     async def stop(self, chat: str) -> ChatTree:
         """Stop what is being written and keep it; returns once it is on disk."""
         await self._end(chat)
@@ -253,7 +299,8 @@ class Chats:
             return live.follow(cursor)
         return follow(written, cursor, _never, lambda: True)
 
-    async def _begin(self, chat: str, asked: GenerateRequest) -> Generation:
+    async def _begin(self, chat: str, asked: GenerateRequest | None) -> Generation:
+        """Begin an answer to this question; None: to the first that waits."""
         self._check_free(chat)
         if len(self._live) >= MOST_RUNNING:
             raise ApiError(429, f"{MOST_RUNNING} answers are being written already.", code="overloaded", retry_after=5)
@@ -297,9 +344,10 @@ class Chats:
             live.finish("failed", f"{type(error).__name__}: {error}", "internal_error")
         flushing.cancel()
         await asyncio.wait((flushing,))
+        waits = False
         try:
             now = self.clock()
-            await self.store.run(lambda db: _conclude(db, live, now))
+            waits = await self.store.run(lambda db: _conclude(db, live, now))
         except Exception:
             log.exception("an answer could not be kept")
             live.message.error = live.message.error or "The end of this answer could not be written to disk."
@@ -307,6 +355,8 @@ class Chats:
             self._live.pop(live.chat, None)
             live.close()
             self._publish(live.chat, "ended")
+        if (waits or live.waits) and live.message.state in ("done", "cut"):
+            await self._whole(self._go_on(live.chat))
 
     async def _flush(self, live: LiveAnswer) -> None:
         """Put on disk what came, again and again."""
@@ -322,8 +372,7 @@ class Chats:
                 log.exception("a part of an answer could not be kept; trying again")
 
     async def _end(self, chat: str) -> None:
-        live = self._live.get(chat)
-        if live is not None and live.task is not None:
+        while (live := self._live.get(chat)) is not None and live.task is not None:  # a queued one may have begun
             live.stop()
             await asyncio.wait((live.task,))
 
@@ -361,10 +410,15 @@ class Chats:
 
 
 def _enter(
-    db: sqlite3.Connection, chat: str, asked: GenerateRequest, answer: ChatMessage, now: float
+    db: sqlite3.Connection, chat: str, asked: GenerateRequest | None, answer: ChatMessage, now: float
 ) -> tuple[ChatInfo, list[ChatMessage]]:
     """Enter the question (unless it is there) and the empty answer; the path to the question, with attachments."""
     info = records.get_chat(db, chat)
+    if asked is None:
+        waiting = chat_queue.pop(db, chat)
+        if waiting is None:
+            raise NotFound("Nothing waits in this chat any more.")
+        asked = GenerateRequest(waiting.prompt, waiting.attachments)
     if asked.again:
         question = records.get_message(db, chat, asked.again)
         if question.role != "user":
@@ -388,9 +442,11 @@ def _enter(
     return records.get_chat(db, chat), records.path_to(db, chat, question.id)
 
 
-def _conclude(db: sqlite3.Connection, live: LiveAnswer, now: float) -> None:
+def _conclude(db: sqlite3.Connection, live: LiveAnswer, now: float) -> bool:
+    """The end of an answer; whether questions wait for it."""
     records.update_answer(db, live.chat, live.message)
     records.touch(db, live.chat, now)
+    return chat_queue.waits(db, live.chat)
 
 
 async def _idle() -> AsyncGenerator[ChatEvent, None]:

@@ -32,6 +32,7 @@ from fcd.wire.chats import (
     Preset,
     PresetList,
     PutLog,
+    QueueRequest,
 )
 
 AnyRequest = Request[Any, Any]
@@ -142,6 +143,18 @@ def _of_answers(routes: Blueprint, context: DaemonContext, chats: Chats) -> None
     @routes.post("/api/chats/<chat>/stop")
     async def stop(request: AnyRequest, chat: str) -> HTTPResponse:
         return json_response(await chats.stop(_name(chat)))
+
+    @routes.post("/api/chats/<chat>/queue")
+    async def enqueue(request: AnyRequest, chat: str) -> HTTPResponse:
+        return json_response(await chats.enqueue(_name(chat), decode_body(request, QueueRequest)), 202)
+
+    @routes.delete("/api/chats/<chat>/queue")
+    async def take_all_back(request: AnyRequest, chat: str) -> HTTPResponse:
+        return json_response(await chats.take_back(_name(chat)))
+
+    @routes.delete("/api/chats/<chat>/queue/<question>")
+    async def take_back(request: AnyRequest, chat: str, question: str) -> HTTPResponse:
+        return json_response(await chats.take_back(_name(chat), unquote(question)))
 
     @routes.get("/api/chats/<chat>/stream")
     async def stream(request: AnyRequest, chat: str) -> None:

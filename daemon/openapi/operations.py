@@ -106,6 +106,7 @@ _BODIES: Mapping[tuple[str, str], Any] = {
     ("POST", "/api/chats/{id}/choose"): chats.ChooseRequest,
     ("PUT", "/api/chats/{id}/log"): chats.PutLog,
     ("POST", "/api/chats/{id}/generate"): chats.GenerateRequest,
+    ("POST", "/api/chats/{id}/queue"): chats.QueueRequest,
     ("PUT", "/api/presets/{name}"): chats.Preset,
 }
 _ANSWERS: Mapping[tuple[str, str], Mapping[int, Answer]] = {
@@ -171,6 +172,9 @@ _ANSWERS: Mapping[tuple[str, str], Mapping[int, Answer]] = {
     ("PUT", "/api/chats/{id}/log"): {200: Answer(chats.ChatInfo)},
     ("POST", "/api/chats/{id}/generate"): {202: Answer(chats.Generation)},
     ("GET", "/api/chats/{id}/stream"): {200: Answer(chats.ChatEvent, (EVENTS,))},
+    ("POST", "/api/chats/{id}/queue"): {202: Answer(chats.ChatQueue)},
+    ("DELETE", "/api/chats/{id}/queue"): {200: Answer(chats.ChatQueue)},
+    ("DELETE", "/api/chats/{id}/queue/{question}"): {200: Answer(chats.ChatQueue)},
     ("POST", "/api/chats/{id}/stop"): {200: Answer(chats.ChatTree)},
     ("GET", "/api/presets"): {200: Answer(chats.PresetList)},
     ("PUT", "/api/presets/{name}"): {200: Answer(chats.NamedPreset)},

@@ -91,6 +91,8 @@ ROUTES: tuple[tuple[str, str, tuple[Route, ...]], ...] = (
             Route("PUT", "/api/chats/{id}/log", "the chat as it stands in a line; what differs becomes a branch"),
             Route("POST", "/api/chats/{id}/generate", "ask, or ask again; the daemon writes on by itself"),
             Route("GET", "/api/chats/{id}/stream", "server-sent events: an answer as it is written, from a cursor on"),
+            Route("POST DELETE", "/api/chats/{id}/queue", "ask after the answer being written; take all back"),
+            Route("DELETE", "/api/chats/{id}/queue/{question}", "take back a question that waits"),
             Route("POST", "/api/chats/{id}/stop", "stop the answer and keep what was written"),
             Route("GET", "/api/presets", "system prompts and parameters under names"),
             Route("PUT DELETE", "/api/presets/{name}", "keep one; remove one"),

@@ -12,6 +12,8 @@ MAX_SYSTEM = 200_000
 MAX_PROMPT = 4_000_000
 MAX_ATTACHMENTS = 16
 MAX_PRESETS = 200
+MAX_QUEUED = 32
+"""Questions that wait in one conversation."""
 
 ChatRole = Literal["user", "assistant"]
 MessageState = Literal["waiting", "writing", "done", "cut", "stopped", "failed", "interrupted"]
@@ -95,11 +97,26 @@ class ChatInfo(msgspec.Struct, omit_defaults=True):
     """The answer that is being written."""
 
 
+class QueuedQuestion(msgspec.Struct, omit_defaults=True):
+    """A question that waits until the answer before it is written."""
+
+    id: str
+    prompt: str = ""
+    attachments: list[Attachment] = []
+    """With their data where it is taken back, without it where it is listed."""
+    created_at: float = 0.0
+
+
+class ChatQueue(msgspec.Struct):
+    queue: list[QueuedQuestion]
+
+
 class ChatTree(msgspec.Struct, omit_defaults=True):
-    """A conversation with all its messages, oldest first."""
+    """A conversation with all its messages, oldest first, and what waits to be asked."""
 
     chat: ChatInfo
     messages: list[ChatMessage] = []
+    queue: list[QueuedQuestion] = []
 
 
 class ChatList(msgspec.Struct):
@@ -156,6 +173,13 @@ class GenerateRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=
     """A question's id: it gets another answer."""
     keep_attachments: MessageId = ""
     """A question's id: its attachments go with the new question too, as when it is edited."""
+
+
+class QueueRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """A question that follows what will be shown last when its turn comes."""
+
+    prompt: Prompt = ""
+    attachments: Attachments = []
 
 
 class Generation(msgspec.Struct):

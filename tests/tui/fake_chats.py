@@ -136,6 +136,12 @@ class FakeChatsClient:
         finally:
             gone.cancel()
 
+    async def queue_question(self, chat: str, asked: wire.QueueRequest) -> wire.ChatQueue:
+        return _copied(await self._chats.enqueue(chat, asked))
+
+    async def take_back(self, chat: str, question: str = "") -> wire.ChatQueue:
+        return _copied(await self._chats.take_back(chat, question))
+
     async def stop_chat(self, chat: str) -> wire.ChatTree:
         return _copied(await self._chats.stop(chat))
 

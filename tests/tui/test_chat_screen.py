@@ -66,6 +66,11 @@ def shown(screen: ChatScreen) -> str:
     return rows + ("\n" + str(notice.visual) if notice.display else "")  # type: ignore[attr-defined]
 
 
+def waiting(screen: ChatScreen) -> list[str]:
+    """What the daemon asks later."""
+    return [each.prompt for each in screen.chat.queue]
+
+
 def test_answer_streams_and_is_kept() -> None:
     async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
         await pilot.press(*"Hello", "enter")
@@ -171,16 +176,77 @@ def test_questions_queue_while_busy_and_come_back_after_a_stop() -> None:
         await ask(screen, pilot, "one")
         await ask(screen, pilot, "two")
         await ask(screen, pilot, "three")
-        await wait_until(pilot, lambda: len(screen.queue) == 2)
+        await wait_until(pilot, lambda: waiting(screen) == ["two", "three"])
         daemon.end()
-        await wait_until(pilot, lambda: len(daemon.requests) == 2)
+        await wait_until(pilot, lambda: len(daemon.requests) == 2 and waiting(screen) == ["three"])
         assert daemon.requests[1]["messages"][-1]["content"] == "two"
+        await wait_until(pilot, lambda: screen.busy)
         await pilot.press("escape")
-        await wait_until(pilot, lambda: not screen.busy)
-        assert screen.prompt.text == "three"
-        assert not screen.queue
+        await wait_until(pilot, lambda: not screen.busy and screen.prompt.text == "three")
+        assert not waiting(screen)
+        assert (await daemon.chats.tree()).queue == []
 
     play(scene)
+
+
+def test_a_question_that_waits_can_be_taken_back_with_its_files(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("otters\n")
+
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await ask(screen, pilot, "one")
+        await ask(screen, pilot, "two")
+        await ask(screen, pilot, f"/attach {tmp_path / 'notes.txt'}")
+        await wait_until(pilot, lambda: screen.attachments)
+        await ask(screen, pilot, "three")
+        await wait_until(pilot, lambda: waiting(screen) == ["two", "three"])
+        assert not screen.attachments
+        await pilot.press("up")
+        await wait_until(pilot, lambda: screen.prompt.text == "three")
+        assert [(each.name, each.data) for each in screen.attachments] == [("notes.txt", "otters\n")]
+        assert waiting(screen) == ["two"]
+        await ask(screen, pilot, "/unqueue")
+        await wait_until(pilot, lambda: screen.prompt.text == "two")
+        daemon.end()
+        await wait_until(pilot, lambda: not screen.busy)
+        assert len(daemon.requests) == 1
+
+    play(scene)
+
+
+def test_what_waits_is_asked_without_its_interface_and_shown_by_the_next() -> None:
+    async def main() -> None:
+        daemon = FakeDaemon()
+        app = make_app(daemon)
+        async with app.run_test(size=(80, 24)) as pilot:
+            await wait_until(pilot, lambda: app.link.state == "up")
+            screen = app.screen
+            assert isinstance(screen, ChatScreen)
+            await ask(screen, pilot, "one")
+            await ask(screen, pilot, "two")
+            await ask(screen, pilot, "three")
+            await wait_until(pilot, lambda: len(waiting(screen)) == 2)
+            chat = screen.chat.id
+            await pilot.press("ctrl+n")
+            await wait_until(pilot, lambda: not screen.chat.id and not waiting(screen))
+            await screen.open_chat(chat)
+            assert waiting(screen) == ["two", "three"]
+        daemon.end()
+        again = make_app(daemon)
+        async with again.run_test(size=(80, 24)) as pilot:
+            await wait_until(pilot, lambda: again.link.state == "up" and len(daemon.requests) == 2)
+            screen = again.screen
+            assert isinstance(screen, ChatScreen)
+            await screen.open_chat(chat)
+            await wait_until(pilot, lambda: waiting(screen) == ["three"] and screen.busy)
+            for number, said in ((2, "second"), (3, "third")):
+                await wait_until(pilot, lambda number=number: len(daemon.requests) == number)  # type: ignore[misc]
+                daemon.say(said)
+                await wait_until(pilot, lambda said=said: said in shown(screen))  # type: ignore[misc]
+                daemon.end()
+            await wait_until(pilot, lambda: not screen.busy and not waiting(screen))
+            assert [turn.asked for turn in screen.chat.turns()] == ["one", "two", "three"]
+
+    asyncio.run(main())
 
 
 def test_thoughts_are_folded() -> None:
@@ -431,7 +497,8 @@ def test_two_interfaces_see_the_same() -> None:
             await ask(there, second, "More")
             await wait_until(first, lambda: len(here.chat.turns()) == 2 and here.busy)
             await ask(here, first, "Waits")
-            await wait_until(first, lambda: here.queue == ["Waits"])
+            await wait_until(first, lambda: waiting(here) == ["Waits"])
+            await wait_until(second, lambda: waiting(there) == ["Waits"])
             daemon.say("three")
             daemon.end()
             await wait_until(second, lambda: len(there.chat.turns()) == 3)

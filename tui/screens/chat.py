@@ -17,7 +17,16 @@ from textual.widgets import Static, TextArea
 
 from fcd.errors import ApiError, FcdError, ModelLoadError, NotRunning
 from fcd.wire.admin import DaemonEvent
-from fcd.wire.chats import Attachment, ChatMessage, CreateChat, GenerateRequest, Generation, PatchChat
+from fcd.wire.chats import (
+    Attachment,
+    ChatMessage,
+    CreateChat,
+    GenerateRequest,
+    Generation,
+    PatchChat,
+    QueuedQuestion,
+    QueueRequest,
+)
 from tui.actions import bindings, keys_of
 from tui.attachments import described
 from tui.chats import Conversation, Turn, with_settings
@@ -47,7 +56,7 @@ SIDEBAR_FROM = 116
 
 
 class ChatScreen(ChatActions, Screen[None]):
-    """Shows what the daemon holds of a conversation, follows its answers, and queues what is asked meanwhile."""
+    """Shows what the daemon holds of a conversation, follows its answers, and lets it queue what is asked meanwhile."""
 
     BINDINGS = bindings("chat")
     AUTO_FOCUS = "#prompt"
@@ -55,7 +64,6 @@ class ChatScreen(ChatActions, Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self.chat = Conversation()
-        self.queue: list[str] = []
         self.attachments: list[Attachment] = []
         """Files that go with the next question."""
         self.editing: ChatMessage | None = None
@@ -64,6 +72,8 @@ class ChatScreen(ChatActions, Screen[None]):
         self._unsent: GenerateRequest | None = None
         """A question that the daemon could not take."""
         self._sending = False
+        self._asking = asyncio.Lock()
+        """Questions reach the daemon one after the other: a queued one needs the conversation of the one before it."""
         self._loading = ""
         self._onboarded = False
 
@@ -135,7 +145,7 @@ class ChatScreen(ChatActions, Screen[None]):
         self.chat = conversation
         self._unsent, self._sending = None, False
         self.leave_editing()
-        self.queue, self.attachments = [], []
+        self.attachments = []
         await self.transcript.show(conversation.turns(), self._welcome())
         self.prompt.remember(conversation.questions())
         self.meter.show_params(conversation.params)
@@ -229,9 +239,7 @@ class ChatScreen(ChatActions, Screen[None]):
         except FcdError as error:
             broken = error  # when the daemon is back, it says what became of the answer
         finally:
-            chat.followed = ""
-            if chat.info.running == message.id:
-                chat.info.running = ""
+            chat.let_go(message)
         if chat is not self.chat:
             return
         if not self._is_open:
@@ -244,7 +252,7 @@ class ChatScreen(ChatActions, Screen[None]):
         self._show_context()
         self._draw_note()
         if over:
-            await self._next(message)
+            self.call_later(self.follow_running)  # the next one may be known already
         elif self.fcd.link.state == "up":
             self.set_timer(_AGAIN_S, self.reload)  # only this connection broke
 
@@ -335,8 +343,9 @@ class ChatScreen(ChatActions, Screen[None]):
         text = event.text.removeprefix("/") if event.text.startswith("//") else event.text
         editing, self.editing = (self.editing if event.editing else None), None
         if self.busy:
-            self.queue.append(text)
-            self._draw_note()
+            attachments, self.attachments = self.attachments, []
+            self._show_attached()
+            self._queue_up(self.chat, QueueRequest(text, attachments))
         elif editing is not None and editing.id in self.chat.tree.by_id:
             await self.ask(text, editing=editing)
         else:
@@ -384,7 +393,8 @@ class ChatScreen(ChatActions, Screen[None]):
     @work(group="ask")
     async def _submit(self, chat: Conversation, request: GenerateRequest) -> None:
         try:
-            made = await self._generate(chat, request)
+            async with self._asking:
+                made = await self._generate(chat, request)
         except FcdError as error:
             if chat is self.chat:
                 await self._not_taken(request, error)
@@ -421,7 +431,7 @@ class ChatScreen(ChatActions, Screen[None]):
         if isinstance(error, ApiError) and error.code == "chat_busy":
             self.chat.pending = None
             if request.prompt:
-                self.queue.insert(0, request.prompt)  # somebody else asked first: it waits its turn
+                self._queue_up(self.chat, QueueRequest(request.prompt, request.attachments))  # another was first
             await self.draw_turns()
             self.reload()
             return
@@ -444,28 +454,56 @@ class ChatScreen(ChatActions, Screen[None]):
         """Until the daemon has the new wording, nothing of the old one and what followed is shown."""
         question.chosen = False
 
-    async def _next(self, message: ChatMessage) -> None:
-        """Ask what was queued; after a stop or a failure it goes back to the prompt instead."""
-        if not self.queue:
+    @work(group="ask")
+    async def _queue_up(self, chat: Conversation, asked: QueueRequest) -> None:
+        """Give the daemon a question that it asks when the answer is done."""
+        async with self._asking:
+            try:
+                if not chat.id:
+                    raise NotRunning("The question before it was not taken.")
+                chat.queue = (await self.fcd.link.connected().queue_question(chat.id, asked)).queue
+            except FcdError as error:
+                self.notify(error.message, severity="error", markup=False)
+                if chat is self.chat and self._is_open:
+                    self._put_back([QueuedQuestion("", asked.prompt, asked.attachments)])
+                return
+        self._draw_note()
+
+    @work(group="ask")
+    async def take_back(self, chat: Conversation, question: str = "") -> None:
+        """What waits in the daemon comes back to the prompt: one question, or all of them."""
+        try:
+            taken = (await self.fcd.link.connected().take_back(chat.id, question)).queue
+        except FcdError as error:
+            self.notify(error.message, severity="error", markup=False)
             return
-        if message.state in ("done", "cut"):
-            await self.ask(self.queue.pop(0))
-            return
-        waiting, self.queue = self.queue, []
-        self.prompt.put("\n".join([*waiting, *([self.prompt.text] if self.prompt.text else [])]))
+        chat.queue = [each for each in chat.queue if question and each.id != question]
+        if self._is_open:
+            self._put_back(taken)
+
+    def _put_back(self, questions: list[QueuedQuestion]) -> None:
+        if questions:
+            words = [each.prompt for each in questions]
+            self.prompt.put("\n".join([*words, *([self.prompt.text] if self.prompt.text else [])]))
+            self.attachments = [*(file for each in questions for file in each.attachments), *self.attachments]
+            self._show_attached()
         self._draw_note()
 
     def stop_answer(self) -> None:
         """Stop what is being written, here or for another."""
         if self.chat.id:
-            self._stop(self.chat.id)
+            self._stop(self.chat)
 
     @work(exclusive=True, group="stop")
-    async def _stop(self, chat: str) -> None:
+    async def _stop(self, chat: Conversation) -> None:
+        """Stop it; what waited for it comes back to the prompt, unless another conversation is shown by then."""
         try:
-            await self.fcd.link.connected().stop_chat(chat)
+            tree = await self.fcd.link.connected().stop_chat(chat.id)
         except FcdError as error:
             self.notify(error.message, severity="error", markup=False)
+            return
+        if tree.queue and chat is self.chat:
+            self.take_back(chat)
 
     async def change(self, **changes: Any) -> None:
         """Other settings: at once here, and in the daemon."""
@@ -528,8 +566,9 @@ class ChatScreen(ChatActions, Screen[None]):
         if not self._is_open:
             return
         parts = []
-        if self.queue:
-            parts.append(f"{len(self.queue)} queued")
+        if self.chat.queue:
+            back = f", {self.fcd.glyphs.up} takes one back" if not self.prompt.text else ""
+            parts.append(f"{len(self.chat.queue)} queued{back}")
         if self.busy:
             parts.append(f"{self.fcd.key('stop')} stop")
         elif self._loading:
@@ -553,6 +592,8 @@ class ChatScreen(ChatActions, Screen[None]):
     @on(TextArea.Changed, "#prompt")
     def _suggest(self, event: TextArea.Changed) -> None:
         self.query_one(Suggestions).show(event.text_area.text)
+        if self.chat.queue:
+            self._draw_note()  # the key that takes one back needs an empty prompt
         if not event.text_area.text and self.prompt.editing:
             self.leave_editing()
 

@@ -85,7 +85,16 @@ class ChatActions(_Base):
     async def action_answer_again(self) -> None:
         await self.action_retry()
 
+    def action_unqueue(self) -> None:
+        """The last question that waits comes back to the prompt."""
+        me = self._me
+        if me.chat.queue:
+            me.take_back(me.chat, me.chat.queue[-1].id)
+
     def action_edit_last(self) -> None:
+        if self._me.chat.queue:
+            self.action_unqueue()
+            return
         self._edit(self._me.chat.last_question())
 
     def action_edit(self) -> None:
