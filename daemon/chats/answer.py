@@ -30,6 +30,8 @@ class LiveAnswer:
         """Puts the end on disk: nobody cancels it."""
         self.ending: MessageState = "stopped"
         """What it is when its asking is cancelled."""
+        self.entered = asyncio.Event()
+        """Its question is on disk and `task` runs; or it could not be written, and there is no such answer."""
         self.dirty = False
         """There is something that is not on disk yet."""
         self.waits = False

@@ -311,10 +311,12 @@ class Chats:
             info, path = await self.store.run(lambda db: _enter(db, chat, asked, answer, now))
         except BaseException:
             del self._live[chat]
+            live.entered.set()
             raise
         body = {**info.params, "model": info.model, "messages": request_messages(info.system, path)}
         live.asking = asyncio.get_running_loop().create_task(self._ask(live, body))
         live.task = asyncio.get_running_loop().create_task(self._write(live, live.asking))
+        live.entered.set()
         self._publish(chat, "generating")
         question = path[-1]
         question.attachments = [Attachment(each.name, each.media, "", each.size) for each in question.attachments]
@@ -372,9 +374,11 @@ class Chats:
                 log.exception("a part of an answer could not be kept; trying again")
 
     async def _end(self, chat: str) -> None:
-        while (live := self._live.get(chat)) is not None and live.task is not None:  # a queued one may have begun
-            live.stop()
-            await asyncio.wait((live.task,))
+        while (live := self._live.get(chat)) is not None:  # a queued one may have begun
+            await live.entered.wait()
+            if live.task is not None:
+                live.stop()
+                await asyncio.wait((live.task,))
 
     # Pieces
 

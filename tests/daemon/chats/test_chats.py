@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from daemon.chats import chats as chats_module
 from daemon.store import chat_search
 from fcd import chatlog
 from fcd.chattree import Tree
 from fcd.client import Client
-from fcd.errors import ApiError
+from fcd.errors import ApiError, NotFound
 from fcd.paths import resolve_paths
 from fcd.wire.chats import (
     Attachment,
@@ -158,6 +161,36 @@ def test_what_is_ended_early_keeps_what_came(way: str, tmp_path: Path) -> None:
             assert last.state == ("interrupted" if way == "daemon" else "stopped")
             assert last.content
             assert TEXT.startswith(last.content)
+
+    run(main())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_stop_while_the_question_is_being_put_on_disk_stops_it(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    async def main() -> None:
+        async with arena_daemon(scripts(hold=asyncio.Event())) as daemon:
+            chat = (await daemon.client.create_chat(CreateChat("alpha"))).id
+            reached, go = threading.Event(), threading.Event()
+            enter = chats_module._enter
+
+            def slow(*args: Any) -> Any:
+                reached.set()
+                go.wait(10)
+                if fails:
+                    raise NotFound("It is gone.")
+                return enter(*args)
+
+            monkeypatch.setattr(chats_module, "_enter", slow)
+            asking = asyncio.ensure_future(daemon.client.generate(chat, GenerateRequest("Why?")))
+            await asyncio.to_thread(reached.wait, 10)
+            stopping = asyncio.ensure_future(daemon.client.stop_chat(chat))
+            await asyncio.sleep(0.2)
+            assert not stopping.done()
+            go.set()
+            tree = await asyncio.wait_for(stopping, 10)
+            assert tree.chat.running == ""
+            assert [message.state for message in tree.messages[1:]] == ([] if fails else ["stopped"])
+            await asyncio.wait((asking,))
 
     run(main())
 
