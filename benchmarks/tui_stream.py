@@ -102,7 +102,8 @@ def ours(text: str, rate: float, lag: Lag, scene: str) -> None:
 
     async def two(app: FcdApp) -> None:
         await app.run_action("go_battle")
-        await until(lambda: hasattr(app.screen, "battle"))
+        # The screen is there before it is composed: on a busy machine the prompt comes some time after it.
+        await until(lambda: hasattr(app.screen, "battle") and len(app.screen.query("#prompt")) > 0)
         screen: Any = app.screen
         screen.prompt.put("Go on")
         screen.prompt.action_send()
@@ -123,10 +124,13 @@ def ours(text: str, rate: float, lag: Lag, scene: str) -> None:
                 await app.screen.open_chat(chat)
                 await asyncio.sleep(1.0)
             await (two if scene == "panes" else one)(app)
+        except Exception as error:
+            failed.append(error)
         finally:
             app.exit()
 
     chat = ""
+    failed: list[Exception] = []
 
     async def start() -> None:
         nonlocal chat
@@ -138,6 +142,8 @@ def ours(text: str, rate: float, lag: Lag, scene: str) -> None:
         await app.run_async()
 
     asyncio.run(start())
+    if failed:
+        raise failed[0]  # the app's end would have hidden it
 
 
 def stock(text: str, rate: float, lag: Lag, scene: str) -> None:
