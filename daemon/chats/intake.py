@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,14 +45,18 @@ class _Turn(msgspec.Struct):
 
 
 async def take_in_files(store: Store, paths: Paths, now: float) -> int:
-    """How many were taken in. Files that cannot be read are passed over; a second call does nothing."""
+    """How many were taken in. Files that cannot be read or are too long are passed over; a second call does nothing."""
     if await store.run(lambda db: records.get_fact(db, _FACT)):
         return 0
     taken = 0
     for file in await asyncio.to_thread(lambda: sorted(chats_folder(paths).glob("*.json"))):
         log = await asyncio.to_thread(_read, file)
-        if log is not None:
+        if log is None:
+            continue
+        try:
             taken += await store.run(lambda db, log=log: take_in(db, log, now))  # type: ignore[misc]
+        except FcdError as error:
+            logging.getLogger("fcd.chats").warning("the chat in %s was not taken in: %s", file, error)
     await store.run(lambda db: records.put_fact(db, _FACT, str(taken)))
     return taken
 

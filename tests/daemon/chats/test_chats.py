@@ -372,7 +372,10 @@ def test_a_conversation_led_elsewhere_lands_here_and_its_turns_become_branches()
     run(main())
 
 
-def test_files_of_former_versions_come_once_and_stay_as_they_are(tmp_path: Path) -> None:
+def test_files_of_former_versions_come_once_and_stay_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.store.chats.MOST_MESSAGES", 4)
     folder = resolve_paths({"FCD_HOME": str(tmp_path)}).data / "chats"
     folder.mkdir(parents=True)
     log = chatlog.new_chat("guide", "Be kind.", {"temperature": 0.5})
@@ -383,6 +386,10 @@ def test_files_of_former_versions_come_once_and_stay_as_they_are(tmp_path: Path)
     log.turns = [{"variants": variants, "chosen": 1}]
     chatlog.save_chat(log, folder / f"{log.id}.json")
     (folder / "broken.json").write_text("{")
+    long = chatlog.new_chat("guide")
+    for number in range(5):
+        long.ask(f"{number}?")
+    chatlog.save_chat(long, folder / "0-too-long.json")
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
 
     async def main() -> None:
