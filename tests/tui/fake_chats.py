@@ -47,9 +47,7 @@ class FakeChats:
 
     def kill(self) -> None:
         for live in list(self.service._live.values()):
-            live.ending = "interrupted"
-            if live.task is not None:
-                live.task.cancel()
+            live.stop("interrupted")
 
 
 class Told:
