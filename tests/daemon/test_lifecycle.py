@@ -224,7 +224,7 @@ def test_following_the_log_shows_what_is_written(home: Home) -> None:
         log.write_text('{"time":3.0,"level":"info","logger":"a","message":"rotated"}\n')
         assert "rotated" in following.stdout.readline()
         following.send_signal(signal.SIGINT)
-        assert following.wait(10) == 130
+        assert following.wait(30) == 130
     finally:
         following.kill()
 

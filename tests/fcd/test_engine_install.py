@@ -245,7 +245,7 @@ def test_an_interrupted_install_leaves_nothing_behind_and_is_finished_by_the_nex
         assert children
         installer.send_signal(number)
         _, said = installer.communicate(timeout=30)
-        assert installer.returncode == code
+        assert installer.returncode == code, said
         until(lambda children=children: not any(each.is_running() for each in children), 10)  # type: ignore[misc]
         assert read_marker(folder) is None
         assert (listed()["source"], listed()["runnable"]) == ("", False)
