@@ -162,7 +162,7 @@ def test_chats(snap_compare: Callable[..., bool], size: tuple[int, int], look: s
         await pilot.press(*"rivers")
         # The pinned one is first in the list, and not in what is found.
         await wait_until(pilot, lambda: found.words == "rivers" and found.rows and found.rows[0].title != "Bread")
-        await pilot.pause(0.3)
+        await pilot.pause(1.0)
 
     assert snap_compare(build(daemon, look), run_before=look_around, terminal_size=size)
 
