@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import msgspec
 
+from fcd.client_calls import Calls
 from fcd.wire.arena import (
     Agreement,
     BattleEvent,
@@ -33,21 +33,9 @@ from fcd.wire.arena import (
     VoterList,
 )
 
-if TYPE_CHECKING:
-    from fcd.client import ServerSentEvent
 
-
-class ArenaCalls:
+class ArenaCalls(Calls):
     """Mixed into `fcd.client.Client`. Every method raises `NotRunning` and `ApiError` as the others do."""
-
-    @abstractmethod
-    async def json(self, method: str, path: str, body: Any = None) -> Any: ...
-
-    @abstractmethod
-    def events(self, method: str, path: str, body: Any = None) -> AsyncGenerator[ServerSentEvent, None]: ...
-
-    @abstractmethod
-    def raw(self, method: str, path: str, body: bytes | None = None) -> AsyncGenerator[bytes, None]: ...
 
     # Battles
 

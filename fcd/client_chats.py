@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 import msgspec
 
+from fcd.client_calls import Calls
 from fcd.wire.chats import (
     ChatEvent,
     ChatFormat,
@@ -34,21 +33,9 @@ from fcd.wire.chats import (
     QueueRequest,
 )
 
-if TYPE_CHECKING:
-    from fcd.client import ServerSentEvent
 
-
-class ChatCalls:
+class ChatCalls(Calls):
     """Mixed into `fcd.client.Client`. Every method raises `NotRunning` and `ApiError` as the others do."""
-
-    @abstractmethod
-    async def json(self, method: str, path: str, body: Any = None) -> Any: ...
-
-    @abstractmethod
-    def events(self, method: str, path: str, body: Any = None) -> AsyncGenerator[ServerSentEvent, None]: ...
-
-    @abstractmethod
-    def raw(self, method: str, path: str, body: bytes | None = None) -> AsyncGenerator[bytes, None]: ...
 
     # Conversations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -18,6 +17,7 @@ from daemon.arena.exchange import export_lines, import_data
 from daemon.arena.listing import agreement, list_pairs, list_votes
 from daemon.arena.query import read_query
 from daemon.context import DaemonContext
+from daemon.event_stream import send_events
 from daemon.http import decode_body, integer_query, json_response
 from fcd.errors import ApiError, invalid
 from fcd.wire.arena import (
@@ -35,8 +35,6 @@ from fcd.wire.arena import (
 
 AnyRequest = Request[Any, Any]
 
-_COMMENT = b": waiting\n\n"
-_SSE_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _TYPES = {"csv": "text/csv; charset=utf-8", "json": "application/json", "fastchat": "application/x-ndjson"}
 
 
@@ -74,18 +72,18 @@ def battle_routes(routes: Blueprint, context: DaemonContext, arena: Arena) -> No
 
     @routes.get("/api/battles/<battle>/events")
     async def events(request: AnyRequest, battle: str) -> None:
-        await _stream(request, await arena.watch(battle, _voter(request)), comment_s)
+        await send_events(request, await arena.watch(battle, _voter(request)), _line, comment_s)
 
     @routes.post("/api/battles/<battle>/turns")
     async def turn(request: AnyRequest, battle: str) -> None:
         prompt = decode_body(request, TurnRequest).prompt
         live = await arena.turn(battle, prompt, _voter(request))
-        await _stream(request, live.watch(context.clock), comment_s)
+        await send_events(request, live.watch(context.clock), _line, comment_s)
 
     @routes.post("/api/battles/<battle>/regenerate")
     async def regenerate(request: AnyRequest, battle: str) -> None:
         live = await arena.regenerate(battle, _voter(request))
-        await _stream(request, live.watch(context.clock), comment_s)
+        await send_events(request, live.watch(context.clock), _line, comment_s)
 
     @routes.post("/api/battles/<battle>/stop")
     async def stop(request: AnyRequest, battle: str) -> HTTPResponse:
@@ -188,28 +186,6 @@ async def _in_thread(pieces: Any) -> AsyncGenerator[bytes, None]:
 def _voter(request: AnyRequest, given: str = "") -> Voter:
     caller = request.ctx.caller
     return voter_of(caller.kind, caller.name, given)
-
-
-async def _stream(request: AnyRequest, events: AsyncGenerator[BattleEvent, None], comment_s: float) -> None:
-    """Send events as they come, and a comment when none came for a while. A client that leaves only stops watching."""
-    response: Any = await request.respond(content_type="text/event-stream; charset=utf-8", headers=_SSE_HEADERS)
-    async with aclosing(events):
-        following = asyncio.ensure_future(anext(events, None))
-        try:
-            while True:
-                done, _ = await asyncio.wait((following,), timeout=comment_s)
-                if not done:
-                    await response.send(_COMMENT)
-                    continue
-                event = following.result()
-                if event is None:
-                    break
-                await response.send(_line(event))
-                following = asyncio.ensure_future(anext(events, None))
-        finally:
-            following.cancel()
-            await asyncio.wait((following,))
-    await response.send(end_stream=True)
 
 
 def _line(event: BattleEvent) -> bytes:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,6 +15,7 @@ from sanic.response import HTTPResponse
 from daemon.chats import exchange
 from daemon.chats.chats import Chats
 from daemon.context import DaemonContext
+from daemon.event_stream import send_events
 from daemon.http import decode_body, integer_query, json_response
 from daemon.store import chats as records
 from fcd.errors import invalid
@@ -38,8 +37,6 @@ from fcd.wire.chats import (
 AnyRequest = Request[Any, Any]
 
 MOST_EXPORTED = 10_000
-_COMMENT = b": waiting\n\n"
-_SSE_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _FORMATS: tuple[str, ...] = msgspec.inspect.type_info(ChatFormat).values  # type: ignore[attr-defined]
 _LONGEST_QUERY = 1000
 
@@ -160,7 +157,7 @@ def _of_answers(routes: Blueprint, context: DaemonContext, chats: Chats) -> None
     async def stream(request: AnyRequest, chat: str) -> None:
         cursor = str(request.args.get("cursor") or request.headers.get("last-event-id") or "")
         events = await chats.stream(_name(chat), str(request.args.get("message") or ""), cursor)
-        await _send(request, events, comment_s)
+        await send_events(request, events, _line, comment_s)
 
 
 def _of_presets(routes: Blueprint, chats: Chats) -> None:
@@ -176,34 +173,6 @@ def _of_presets(routes: Blueprint, chats: Chats) -> None:
     async def delete_preset(request: AnyRequest, name: str) -> HTTPResponse:
         await chats.delete_preset(unquote(name))
         return json_response(None)
-
-
-async def _send(request: AnyRequest, events: AsyncGenerator[ChatEvent, None], comment_s: float) -> None:
-    """Send events as they come, and a comment when none came for a while. A client that leaves only stops watching."""
-    async with aclosing(events):
-        # The first event before the head: a bad cursor is answered with an error, not within a stream.
-        following = asyncio.ensure_future(anext(events, None))
-        try:
-            await asyncio.wait((following,), timeout=0.01)
-            if following.done():
-                following.result()
-            response: Any = await request.respond(
-                content_type="text/event-stream; charset=utf-8", headers=_SSE_HEADERS
-            )
-            while True:
-                done, _ = await asyncio.wait((following,), timeout=comment_s)
-                if not done:
-                    await response.send(_COMMENT)
-                    continue
-                event = following.result()
-                if event is None:
-                    break
-                await response.send(_line(event))
-                following = asyncio.ensure_future(anext(events, None))
-        finally:
-            following.cancel()
-            await asyncio.wait((following,))
-    await response.send(end_stream=True)
 
 
 def _line(event: ChatEvent) -> bytes:
