@@ -10,71 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from daemon.engines.transformers.attention import AttentionKind, Step, attend
-from daemon.engines.transformers.lowbit import Int8Linear
+from daemon.engines.transformers.products import Product, merged, single, waits
 
 _FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _GROWING_ROPE = frozenset({"dynamic", "longrope"})
 """These change their tables with the length of the sequence."""
-
-
-@dataclass(slots=True)
-class Dense:
-    """A product with a plain weight `[out, in]`; `add` fuses the sum with what is already there."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None
-    turned: torch.Tensor
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight, self.bias)
-
-    def add(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        if self.bias is not None:
-            residual = residual + self.bias
-        return torch.addmm(residual, x, self.turned)
-
-
-@dataclass(slots=True)
-class LowBit:
-    """A product with int8 weights. The layer's hooks are for the model's own code: they are passed by."""
-
-    layer: Int8Linear
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer.forward(x)
-
-    def add(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return residual + self.layer.forward(x)
-
-
-@dataclass(slots=True)
-class Foreign:
-    """Layers of bitsandbytes, which cannot be merged: the same input through each, side by side."""
-
-    layers: list[Any]
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        # Not the modules themselves: what is hooked onto those is added to the whole product instead.
-        outputs = [layer.forward(x) for layer in self.layers]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
-
-    def add(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return residual + self(x)
-
-
-class Product(Protocol):
-    """One product of a layer, or several of the same input merged into one."""
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
-
-    def add(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor: ...
 
 
 @dataclass(slots=True)
@@ -106,7 +52,7 @@ class LeanDecoder:
         self._heads = config.num_attention_heads
         self._kv_heads = config.num_key_value_heads
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.waits = any(isinstance(p, Foreign) and _waits(p) for layer in layers for p in (layer.qkv, layer.down))
+        self.waits = any(waits(p) for layer in layers for p in (layer.qkv, layer.down))
         """The host waits for the device inside a step, so that no graph can hold it."""
 
     def adapt(self, wrap: Callable[[int, str, Product], Product]) -> None:
@@ -184,7 +130,7 @@ def build_lean(model: Any, kinds: list[AttentionKind]) -> LeanDecoder | None:
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") in _GROWING_ROPE or any(k.softcap or k.sinks is not None for k in kinds):
         return None
-    head = _single(model.lm_head)
+    head = single(model.lm_head)
     layers = [_layer(module, kind) for module, kind in zip(model.model.layers, kinds, strict=True)]
     if head is None or any(layer is None for layer in layers):
         return None
@@ -193,9 +139,9 @@ def build_lean(model: Any, kinds: list[AttentionKind]) -> LeanDecoder | None:
 
 def _layer(module: Any, kind: AttentionKind) -> Layer | None:
     attention, mlp = module.self_attn, module.mlp
-    qkv = _merged([attention.q_proj, attention.k_proj, attention.v_proj])
-    gate_up = _merged([mlp.gate_proj, mlp.up_proj])
-    out, down = _single(attention.o_proj), _single(mlp.down_proj)
+    qkv = merged([attention.q_proj, attention.k_proj, attention.v_proj])
+    gate_up = merged([mlp.gate_proj, mlp.up_proj])
+    out, down = single(attention.o_proj), single(mlp.down_proj)
     if qkv is None or gate_up is None or out is None or down is None:
         return None
     query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
@@ -211,67 +157,6 @@ def _layer(module: Any, kind: AttentionKind) -> Layer | None:
         down=down,
         kind=kind,
     )
-
-
-def _single(module: Any) -> Product | None:
-    if isinstance(module, Int8Linear) and not module.transposed:
-        return LowBit(module)
-    if _is_foreign(module):
-        return Foreign([module])
-    if type(module) is not nn.Linear or module.weight.dtype not in {torch.float32, torch.bfloat16, torch.float16}:
-        return None
-    return Dense(module.weight, module.bias, module.weight.t())
-
-
-def _merged(modules: list[Any]) -> Product | None:
-    """Several products of one input as one."""
-    if all(type(m) is nn.Linear for m in modules):
-        return _merged_dense(modules)
-    if all(isinstance(m, Int8Linear) and not m.transposed for m in modules):
-        return LowBit(_merged_int8(modules))
-    if all(_is_foreign(m) for m in modules):
-        return Foreign(list(modules))
-    return None
-
-
-def _is_foreign(module: Any) -> bool:
-    return type(module).__name__ in {"Linear4bit", "Linear8bitLt"} and "bitsandbytes" in type(module).__module__
-
-
-def _waits(product: Foreign) -> bool:
-    """LLM.int8 asks the device which columns hold outliers before it goes on."""
-    return any(type(layer).__name__ == "Linear8bitLt" for layer in product.layers)
-
-
-def _merged_dense(modules: list[Any]) -> Dense:
-    weight = torch.cat([m.weight.detach() for m in modules])
-    biases = [m.bias for m in modules]
-    bias = None
-    if any(b is not None for b in biases):
-        bias = torch.cat([m.weight.new_zeros(m.out_features) if m.bias is None else m.bias.detach() for m in modules])
-    at = 0
-    for m in modules:
-        m.weight.data = weight[at : at + m.out_features]
-        at += m.out_features
-    return Dense(weight, bias, weight.t())
-
-
-def _merged_int8(modules: list[Any]) -> Int8Linear:
-    first = modules[0]
-    outputs = sum(m.out_features for m in modules)
-    has_bias = any(m.bias is not None for m in modules)
-    merged = Int8Linear(first.in_features, 1, bias=False, dtype=first.dtype, transposed=False)
-    merged.out_features = outputs
-    if has_bias:
-        parts = [first.scale.new_zeros(m.out_features) if m.bias is None else m.bias.detach() for m in modules]
-        merged.bias = nn.Parameter(torch.cat([p.to(first.dtype) for p in parts]), requires_grad=False)
-    merged.hold(torch.cat([m.codes for m in modules]), torch.cat([m.scale for m in modules]))
-    merged.kernels = first.kernels
-    at = 0
-    for m in modules:
-        m.codes, m.scale = merged.codes[at : at + m.out_features], merged.scale[at : at + m.out_features]
-        at += m.out_features
-    return merged
 
 
 def _head_dim(config: Any) -> int:

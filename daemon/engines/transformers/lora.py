@@ -19,7 +19,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from daemon.engines.transformers.adapter_files import AdapterFile, Pair
-from daemon.engines.transformers.lean import LeanDecoder, Product
+from daemon.engines.transformers.lean import LeanDecoder
+from daemon.engines.transformers.products import Product
 
 _current = threading.local()
 _MERGED: Mapping[str, tuple[str, ...]] = {
