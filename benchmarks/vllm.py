@@ -1,13 +1,14 @@
 """Measure vLLM behind fcd on a machine with NVIDIA GPUs, with random weights and nothing downloaded.
 
     python3 -m benchmarks.vllm --parts abcd --size 7b        # one GPU
-    python3 -m benchmarks.vllm --parts e --size 7b           # two GPUs
+    python3 -m benchmarks.vllm --parts ef --size 7b          # two GPUs
 
     a  the same vLLM straight and through the daemon, in turns (A/B/A/B): tokens/s, first token, gaps between tokens
     b  the transformers worker on the same model through the daemon, beside vLLM
     c  putting vLLM to sleep, waking it, and starting it cold
     d  kill -9 of the engine, the server, the worker and the daemon under load: GPU memory left, next request served
-    e  two GPUs: --num-gpus 2, --max-gpu-memory 8GiB, two models placed by themselves, a third that evicts
+    e  two GPUs: our engine on one and on both, two models placed by themselves, a third that evicts
+    f  vLLM on one GPU, with --num-gpus 2 where there are two, and with --max-gpu-memory 8GiB
 
 Each part has a time limit; what fails is said and passed over. Where there is no GPU, --stand-in FILE runs the whole
 against a program that only looks like vLLM: it shows that the measurement works, and its figures mean nothing.
@@ -38,7 +39,7 @@ from benchmarks.on_gpu.load import Result, Way, run
 
 LOADS = ((1, 6), (32, 128), (256, 512))
 """How many at once, and how many requests in all."""
-LIMITS_S = {"a": 330, "b": 150, "c": 60, "d": 260, "e": 500}
+LIMITS_S = {"a": 330, "b": 150, "c": 60, "d": 260, "e": 400, "f": 300}
 HELD_S = 10.0
 _SHARE = ("--gpu-memory-utilization", "0.85")
 
@@ -278,10 +279,8 @@ def part_e(job: Run) -> dict[str, Any]:
     rows: dict[str, Any] = {"gpu_gib_idle": gpu_used()}
     job.found["e"] = rows
     eager = ("--", "--enforce-eager")
-    vllm = job.vllm_flags("--gpu-memory-utilization", "0.3")
     memory(job, rows, "transformers, one GPU", job.model, "--engine", "transformers")
     memory(job, rows, "transformers, --num-gpus 2", job.model, "--engine", "transformers", "--num-gpus", "2")
-    memory(job, rows, "vllm, --num-gpus 2", job.model, *vllm, "--num-gpus", "2", *eager)
     try:
         rows["placement"] = placement(job, eager)
     except (RuntimeError, StopIteration, OSError) as error:
@@ -289,9 +288,19 @@ def part_e(job: Run) -> dict[str, Any]:
     job.save()
     for folder in trio(job):
         job.forget(folder)
+    return rows
+
+
+def part_f(job: Run) -> dict[str, Any]:
+    rows: dict[str, Any] = {"gpu_gib_idle": gpu_used()}
+    job.found["f"] = rows
+    eager = ("--", "--enforce-eager")
+    vllm = job.vllm_flags("--gpu-memory-utilization", "0.3")
     capped = job.vllm_flags("--max-gpu-memory", "8GiB")
     memory(job, rows, "vllm, --max-gpu-memory 8GiB", job.small, *capped, *eager)
     memory(job, rows, "vllm, one GPU", job.model, *vllm, *eager)
+    if len(gpu_used()) > 1:
+        memory(job, rows, "vllm, --num-gpus 2", job.model, *vllm, "--num-gpus", "2", *eager)
     return rows
 
 
@@ -348,7 +357,14 @@ def placed(job: Run) -> dict[str, Any]:
     return {"workers": where, "gpu_gib": gpu_used()}
 
 
-PARTS: dict[str, Callable[[Run], dict[str, Any]]] = {"a": part_a, "b": part_b, "c": part_c, "d": part_d, "e": part_e}
+PARTS: dict[str, Callable[[Run], dict[str, Any]]] = {
+    "a": part_a,
+    "b": part_b,
+    "c": part_c,
+    "d": part_d,
+    "e": part_e,
+    "f": part_f,
+}
 
 
 def limited(job: Run, letter: str) -> dict[str, Any]:
@@ -381,7 +397,7 @@ def table(found: dict[str, Any]) -> None:
                     f"{name:>7} | {row['direct']['tokens_per_s']:12} | {row['daemon']['tokens_per_s']:12} | "
                     f"{row['rate_ratio']:6} | {row['ttft_more_ms']:12} | {row['p99_gap_ratio']:13} | {ours:>18}"
                 )
-    for letter in "cde":
+    for letter in "cdef":
         for name, value in found.get(letter, {}).items():
             print(f"{letter}  {name}: {value}")
     for letter, part in found.items():
@@ -392,7 +408,9 @@ def table(found: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default="acbd", help="letters, in the order to run them (default: acbd)")
-    parser.add_argument("--size", default="7b", choices=("tiny", "small", "7b"), help="of the model of a, b, c and e")
+    parser.add_argument(
+        "--size", default="7b", choices=("tiny", "small", "7b"), help="of the model of a, b, c, e and f"
+    )
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has vLLM (default: this one)")
     parser.add_argument("--stand-in", default="", metavar="FILE", help="a program to start instead of vLLM")
     parser.add_argument("--folder", default="", help="where models and the daemon's files go (default: a new one)")
@@ -413,7 +431,7 @@ def main() -> None:
         job.earlier = json.loads(Path(args.json).read_text())
     try:
         job.make(job.model, args.size)
-        if set(args.parts) & set("de"):
+        if set(args.parts) & set("def"):
             job.make(job.small, "tiny" if args.stand_in else "small")
         job.say("the models are there")
         job.home.fcd("daemon", "start")
