@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from textual import work
 
 from fcd.errors import FcdError
-from fcd.wire.chats import MAX_ATTACHMENTS, ChatMessage
-from tui.attachments import read_attachment
+from fcd.wire.chats import ChatMessage
 from tui.chats import Conversation
 from tui.commands import Command, parse_parameter
 from tui.widgets.message import MessageView
@@ -44,7 +43,7 @@ class ChatActions(_Base):
             "save": self._save_to,
             "theme": self._me.fcd.use_theme,
             "rename_chat": self._rename_to,
-            "attach": self.attach_file,
+            "attach": self._me.attach_file,
             "export_chat": self._save_to,
             "import_chats": self._me.fcd.chat_work.take_in,
             "preset": self._use_preset,
@@ -276,42 +275,6 @@ class ChatActions(_Base):
         if not self._me.chat.id:
             self._me.notify("Nothing was said here yet.", markup=False)
         return bool(self._me.chat.id)
-
-    @work(exclusive=True, group="picker")
-    async def action_attach(self) -> None:
-        from tui.widgets.pickers import Ask
-
-        hint = "a text file, or an image for a model that sees   enter attach it   esc leave it"
-        name = await self._me.fcd.push_screen_wait(Ask("Attach a file", hint=hint, placeholder="FILE"))
-        if name:
-            self.attach_file(name)
-        self._me.set_focus(self._me.prompt)
-
-    def attach_file(self, name: str) -> None:
-        """Let a file go with the next question."""
-        me = self._me
-        if len(me.attachments) >= MAX_ATTACHMENTS:
-            me.notify(f"At most {MAX_ATTACHMENTS} files go with a question.", severity="warning", markup=False)
-            return
-        try:
-            attached = read_attachment(Path(name).expanduser())
-        except ValueError as error:
-            me.notify(str(error), severity="warning", markup=False)
-            return
-        worker = me.fcd.link.worker_for(me.chat.model)
-        if attached.is_image and worker is not None and "vision" not in worker.capabilities:
-            words = f"{me.chat.model} cannot see images. {me.fcd.key('pick_model')} chooses a model that can."
-            me.notify(words, severity="warning", markup=False)
-            return
-        if attached.is_image and worker is None:
-            me.notify(f"{me.chat.model} is not loaded: whether it sees images is not known yet.", markup=False)
-            return
-        me.attachments.append(attached)
-        me._show_attached()
-
-    def action_detach(self) -> None:
-        self._me.attachments = []
-        self._me._show_attached()
 
     def action_editor(self) -> None:
         me = self._me
