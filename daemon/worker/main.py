@@ -19,6 +19,7 @@ from daemon.worker.profiles import Profiles
 from daemon.worker.program import Program
 from daemon.worker.report import Reporter, take_stdout
 from fcd.catalog import Reference, ensure_local, resolve
+from fcd.engines import EngineInfo
 from fcd.errors import EXIT_FAILED, FcdError, UsageError
 from fcd.settings import Settings
 from fcd.wire.admin import ModelOptions, Progress
@@ -112,6 +113,8 @@ def _run_vllm(
 ) -> int:
     """A worker whose engine is vLLM's own server."""
     from daemon.worker.vllm.arguments import check_passed_on
+    from daemon.worker.vllm.follower import FollowerProgram
+    from daemon.worker.vllm.group import read_part
     from daemon.worker.vllm.program import VllmProgram
     from fcd.engines import find_engine
     from fcd.paths import resolve_paths
@@ -119,18 +122,29 @@ def _run_vllm(
     check_passed_on(options.model_options.engine_args)
     paths = resolve_paths()
     paths.create()
+    part = read_part(os.environ)
+    env = settings.models[reference.name].env if reference.name in settings.models else {}
+
+    def locate(progress: Callable[[Progress], None]) -> Path:
+        return ensure_local(reference, progress)
+
+    def engine() -> EngineInfo:
+        return find_engine("vllm", settings, paths=paths)
 
     async def main() -> int:
+        if part is not None and part.rank:
+            return await FollowerProgram(part, locate=locate, engine=engine, env=env, reporter=reporter).run()
         program = VllmProgram(
             options,
             names=names,
-            locate=lambda progress: ensure_local(reference, progress),
-            engine=lambda: find_engine("vllm", settings, paths=paths),
-            env=settings.models[reference.name].env if reference.name in settings.models else {},
+            locate=locate,
+            engine=engine,
+            env=env,
             sockets=paths.sockets,
             reporter=reporter,
             comment_s=settings.daemon.sse_comment_s,
             stall_s=settings.engines.vllm.stall_s,
+            part=part,
         )
         return await program.run()
 

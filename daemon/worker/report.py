@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO
 
 import msgspec
@@ -51,6 +51,11 @@ class Reporter:
         with self._lock:
             self._emit(WorkerEvent("error", error=message))
             self._say(message)
+
+    def follow(self, port: int, words: Sequence[str]) -> None:
+        """It starts an engine that runs on other nodes too."""
+        with self._lock:
+            self._emit(WorkerEvent("follow", port=port, words=list(words)))
 
     def say(self, message: str) -> None:
         """A sentence for a person, or a line of the log."""

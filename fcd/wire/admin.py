@@ -207,6 +207,8 @@ class ModelInfo(msgspec.Struct, omit_defaults=True):
     default: bool = False
     parent: str = ""
     """Of an adapter: the model that it is over."""
+    capabilities: list[str] = []
+    """What the workers that serve it can do, `vision` among it; empty while none does."""
 
 
 class ModelInfoList(msgspec.Struct):
@@ -227,10 +229,14 @@ class LoadEvent(msgspec.Struct, omit_defaults=True):
 class WorkerEvent(msgspec.Struct, omit_defaults=True):
     """One JSON line that a worker program writes on stdout for the supervisor that started it."""
 
-    event: Literal["progress", "ready", "error"]
+    event: Literal["progress", "ready", "error", "follow"]
     progress: Progress | None = None
     address: str = ""
     error: str = ""
+    port: int = 0
+    """Of `follow`: where the processes on other nodes meet this one's."""
+    words: list[str] = []
+    """Of `follow`: what they are to be started with."""
 
 
 class LogLines(msgspec.Struct):

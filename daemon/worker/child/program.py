@@ -26,7 +26,7 @@ _LOOK_S = 0.2
 _STILL_S = 10.0
 """How often a start that takes long is said to go on."""
 _STOP_GRACE_S = 10.0
-_NOT_FOR_SERVERS = ("FCD_JOIN_TOKEN", "FCD_API_KEY", "FCD_WORKER_KEY", "FCD_PARENT_WATCH")
+NOT_FOR_SERVERS = ("FCD_JOIN_TOKEN", "FCD_API_KEY", "FCD_WORKER_KEY", "FCD_PARENT_WATCH")
 
 
 class ChildProgram(Program):
@@ -74,7 +74,7 @@ class ChildProgram(Program):
         """
         name = program or Path(argv[0]).name
         self._progress(Progress(f"starting {name}"))
-        inherited = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_SERVERS}
+        inherited = {name: value for name, value in os.environ.items() if name not in NOT_FOR_SERVERS}
         try:
             await self._child.start(argv, inherited | dict(env), private=private)
         except OSError as error:

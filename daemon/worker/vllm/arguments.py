@@ -12,6 +12,7 @@ import msgspec
 from msgspec.structs import replace
 
 from daemon.worker.vllm.families import ModelFiles, parsers_for
+from daemon.worker.vllm.group import Part, parallel_flags, part_flags
 from daemon.worker.vllm.hardware import Hardware
 from fcd.errors import ModelLoadError, UsageError
 from fcd.settings import parse_size
@@ -19,6 +20,7 @@ from fcd.wire.admin import ModelOptions
 
 _OURS: Final = (
     *("--uds", "--api-key", "--served-model-name", "--headless", "--root-path", "--ssl-keyfile", "--ssl-certfile"),
+    *("--nnodes", "-n", "--node-rank", "-r", "--master-addr", "--master-port"),
 )
 _LORA_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _NO_DOMAIN: Final = "none.invalid"
@@ -47,8 +49,20 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     sleeps: bool = False
     """Whether it can be put to sleep."""
 
-    def argv(self, command: Sequence[str], socket: str) -> list[str]:
-        words = [*command, "serve", self.folder, "--served-model-name", *self.names, "--uds", socket, *self.flags]
+    def argv(self, command: Sequence[str], socket: str, part: Part | None = None) -> list[str]:
+        """`part`: where this node stands, of a vLLM over several."""
+        place = part_flags(part) if part is not None else []
+        return [*command, "serve", self.folder, *self._named(), "--uds", socket, *place, *self._rest()]
+
+    def words(self) -> list[str]:
+        """What is the same on each node that it runs on."""
+        return [*self._named(), *self._rest()]
+
+    def _named(self) -> list[str]:
+        return ["--served-model-name", *self.names]
+
+    def _rest(self) -> list[str]:
+        words = list(self.flags)
         if self.utilization:
             words += ["--gpu-memory-utilization", f"{self.utilization:g}"]
         if self.max_model_len:
@@ -68,8 +82,12 @@ def make_plan(
     folder: Path,
     names: Sequence[str],
     concurrency: int = 0,
+    nodes: int = 1,
 ) -> Plan:
     """The first way to try.
+
+    Args:
+        nodes: over how many of them it runs, with as many GPUs on each.
 
     Raises:
         UsageError: flags that do not go together, or that are fcd's own.
@@ -85,13 +103,13 @@ def make_plan(
         ("--tokenizer", options.tokenizer),
         ("--dtype", "" if options.dtype == "auto" else options.dtype),
         ("--quantization", quantization),
-        ("--tensor-parallel-size", str(spread) if (spread := _spread(options)) > 1 else ""),
         ("--max-num-seqs", str(concurrency or "")),
     ):
         flags += [flag, value] if value else []
+    flags += parallel_flags(_spread(options), nodes, passed_on)
     if options.trust_remote_code:
         flags.append("--trust-remote-code")
-    sleeps = bool(machine.gpus)
+    sleeps = bool(machine.gpus) and nodes == 1
     flags += ["--enable-sleep-mode"] if sleeps else []
     flags += [*_parser_flags(files, passed_on), *_adapter_flags(options.lora_modules)]
     return Plan(
@@ -112,9 +130,10 @@ def make_plan(
 def check_passed_on(words: Sequence[str]) -> None:
     """Raises UsageError for flags that say how fcd reaches vLLM."""
     for word in words:
-        if _flag(word) in _OURS:
+        flag = _flag(word) or word.partition("=")[0]
+        if flag in _OURS:
             raise UsageError(
-                f"{_flag(word)} is set by fcd and cannot be passed to vLLM.",
+                f"{flag} is set by fcd and cannot be passed to vLLM.",
                 hint="Names: --model-names. Keys: `fcd key create`. It listens on a socket of this user alone.",
             )
 

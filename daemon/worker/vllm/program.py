@@ -14,7 +14,7 @@ from sanic import Blueprint
 
 from daemon.engines.base import EngineStats
 from daemon.worker.child.fastchat import fastchat_routes
-from daemon.worker.child.process import Child
+from daemon.worker.child.process import Child, free_port
 from daemon.worker.child.program import ChildProgram, how_it_ended
 from daemon.worker.child.server import ChildServer
 from daemon.worker.options import WorkerOptions
@@ -26,6 +26,7 @@ from daemon.worker.vllm.arguments import Plan, make_plan, shorter, smaller
 from daemon.worker.vllm.control import Bed, control_routes
 from daemon.worker.vllm.failures import Failure, explain
 from daemon.worker.vllm.families import read_model_files
+from daemon.worker.vllm.group import Part, interfaces, part_environment
 from daemon.worker.vllm.hardware import Hardware, look
 from daemon.worker.vllm.relay import Relay, relay_routes
 from daemon.worker.vllm.schema import read_fields, read_routes
@@ -59,6 +60,7 @@ class VllmProgram(ChildProgram):
         env: the model's own environment variables, over those of the engine.
         locate: finds, or downloads, the model's folder; blocks.
         sockets: the private folder for vLLM's socket, where no supervisor gave one.
+        part: this node's place, the first, in a vLLM over several; who started this tells the others what it reports.
     """
 
     called = "vLLM"
@@ -75,12 +77,14 @@ class VllmProgram(ChildProgram):
         reporter: Reporter,
         comment_s: float,
         stall_s: float,
+        part: Part | None = None,
     ) -> None:
         super().__init__(options, names=names, reporter=reporter, comment_s=comment_s, stop_signal=_STOP_SIGNAL)
         self._locate_model = locate
         self._engine = engine
         self._env = dict(env)
         self._stall_s = stall_s
+        self._part = part
         self._socket = options.socket or str(sockets / f"v-{secrets.token_hex(6)}.sock")
         self._bed = Bed(self._serving)
         self._relay = Relay(self._serving)
@@ -146,6 +150,7 @@ class VllmProgram(ChildProgram):
             folder=folder,
             names=[name for name in self.worker.names if name not in options.model_options.lora_modules],
             concurrency=options.concurrency,
+            nodes=self._part.nodes if self._part is not None else 1,
         )
 
     async def _start_somehow(self) -> tuple[ChildServer, asyncio.Task[int]]:
@@ -174,15 +179,26 @@ class VllmProgram(ChildProgram):
         env = self._info.env | self._env | (_DEV_MODE if self._plan.sleeps else {})
         if self.options.model_options.gpus and not os.environ.get("CUDA_VISIBLE_DEVICES"):
             env.setdefault("CUDA_VISIBLE_DEVICES", self.options.model_options.gpus)
+        part = self._first_of_several()
+        if part is not None:
+            env |= part_environment(part, os.environ | env, interfaces())
         try:
             return await self._start_server(
-                self._plan.argv(self._info.command, self._socket), env, server, private=True, program="vLLM"
+                self._plan.argv(self._info.command, self._socket, part), env, server, private=True, program="vLLM"
             )
         except ModelLoadError as error:
             if self._child.code is None:
                 raise
             failure = explain(list(self._child.lines), how_it_ended(self._child.code))
             raise _Ended(failure) from error
+
+    def _first_of_several(self) -> Part | None:
+        """Have the other nodes start theirs, at a port that is free here now."""
+        if self._part is None:
+            return None
+        part = replace(self._part, port=free_port(self._part.host))
+        self._reporter.follow(part.port, self._plan.words())
+        return part
 
     def _mended(self, failure: Failure, before: set[str]) -> Plan | None:
         """Another way to start, each remedy once; None where none is left."""

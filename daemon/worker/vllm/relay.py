@@ -16,6 +16,7 @@ from daemon.dispatch import Target
 from daemon.gateway.client_stream import ClientStream
 from daemon.gateway.exchange import Exchange
 from daemon.gateway.fields import body_for
+from daemon.gateway.images import check_images
 from daemon.gateway.routing import read_call
 from daemon.gateway.upstream import Head, UpstreamLost, UpstreamPool, request_bytes
 from daemon.http import error_response
@@ -36,6 +37,8 @@ class Relay:
         self._serving = serving
         self._pool = UpstreamPool()
         self.fields: dict[str, list[str]] = {}
+        self.sees = False
+        """Whether its model takes images."""
 
     async def run(self, request: AnyRequest) -> HTTPResponse | None:
         """Pass one request on; None when its answer has been streamed.
@@ -44,12 +47,19 @@ class Relay:
             ApiError: vLLM is not ready or not there, or the request is none for it.
         """
         server = self._serving.ready()
-        target = Target("vllm", socket=server.socket, serves=(server.model, *server.models), fields=self.fields)
+        target = Target(
+            "vllm",
+            socket=server.socket,
+            serves=(server.model, *server.models),
+            fields=self.fields,
+            images="takes" if self.sees else "refuses",
+        )
         body = b""
         if request.method == "POST":
             call = read_call(request.body, needs_model=request.path.startswith("/v1/"))
             if call.model and call.model not in target.serves and not self._is_routed(request):
                 raise model_not_found(call.model, list(server.models)[:1])
+            await check_images(target, request.path, call.model or server.model, request.body)
             body = body_for(target, request.path, call.model or server.model, request.body)
         path = request.path + (f"?{request.query_string}" if request.query_string else "")
         data = request_bytes(target, request.method, path, body, request_id=str(request.id)[:64])
