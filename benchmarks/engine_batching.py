@@ -91,7 +91,7 @@ async def main() -> None:
             prompts = [[rng.randrange(3, engine.info.vocab_size) for _ in range(args.prompt)] for _ in range(count)]
             results.append(await timed(engine, prompts, args.tokens, at_once))
         if args.generate:
-            reference.append(generate_speed(args.folder, prompts[:4], args.tokens, engine.info.dtype))
+            reference.append(generate_speed(args.folder, prompts[:4], args.tokens, engine.info.dtype.split()[0]))
     speeds = {n: statistics.median(r[0] for r in results[1:]) for n, results in rows.items()}
     for n, results in rows.items():
         ttft = statistics.median(r[1] for r in results[1:])

@@ -112,7 +112,7 @@ def _install_adapters(loaded: LoadedModel, lean: LeanDecoder | None) -> Adapters
     if not loaded.adapters:
         return None
     device = torch.device(loaded.info.device)
-    adapters = install(loaded.model, lean, loaded.adapters, getattr(torch, loaded.info.dtype))
+    adapters = install(loaded.model, lean, loaded.adapters, loaded.dtype)
     if not adapters_compute(loaded.model, lean, adapters, device):
         raise ModelLoadError(
             f"The adapters cannot be computed over {loaded.info.architecture}: its layers do not see whole batches.",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from fcd.errors import ModelLoadError
@@ -46,15 +44,14 @@ def choose_dtype(
     wanted: str,
     native: torch.dtype | None,
     device: torch.device,
-    measured: Callable[[], torch.dtype] | None = None,
 ) -> torch.dtype:
-    """The model's own format where the device is good at it; on a CPU what was measured to be faster.
+    """The model's own format where the device is good at it; on a CPU bf16 where there are instructions for it.
+
+    What a CPU computes 16-bit weights in that are not quantised is measured instead, see number_format.
 
     Args:
         wanted: `--dtype`; empty or `auto` leaves it to this function.
         native: what the checkpoint holds.
-        measured: fp32 or bf16 on this CPU (see number_format); None, where weights are not multiplied in either, takes
-            bf16 where there are instructions for it.
 
     Raises:
         ModelLoadError: the name is not a format.
@@ -68,8 +65,6 @@ def choose_dtype(
     native = native or torch.float32
     if native == torch.float32:
         return native
-    if device.type == "cpu" and measured is not None:
-        return measured()
     if device.type == "cpu":
         return torch.bfloat16 if cpu_has_bf16() else torch.float32
     if device.type == "cuda" and native == torch.bfloat16 and not torch.cuda.is_bf16_supported():

@@ -1,4 +1,4 @@
-"""The stacked experts of mixture-of-experts layers in 8 or 4 bits.
+"""The stacked experts of mixture-of-experts layers in packed fp16, 8 or 4 bits.
 
 transformers keeps the experts of a layer as two tensors, `gate_up_proj` and `down_proj`, `[experts, ...]`: most of a
 model's weights. Here each expert becomes two low-bit linear layers, and a step computes those that its tokens were sent
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from daemon.engines.transformers.half import HalfLinear
 from daemon.engines.transformers.lowbit import GROUP, Int4Linear, Int8Linear, LowBitLinear
 
 PARTS = ("gate_up_proj", "down_proj")
@@ -34,7 +35,7 @@ class LowBitExperts(nn.Module):
 
     Args:
         original: the module on `meta`; it goes on saying how gate and up become one.
-        bits: 8 or 4.
+        bits: 16 (packed fp16), 8 or 4.
     """
 
     apply_gate: Callable[[torch.Tensor], torch.Tensor]
@@ -58,7 +59,8 @@ class LowBitExperts(nn.Module):
         """Quantise one of the stacked tensors of the checkpoint, expert by expert."""
         inputs, outputs = weight.shape[1:] if self.transposed else (weight.shape[2], weight.shape[1])
         fits = inputs % GROUP == 0 and outputs % 16 == 0
-        kind = Int4Linear if self.bits == 4 and fits else Int8Linear
+        small = Int4Linear if self.bits == 4 and fits else Int8Linear
+        kind: type[LowBitLinear] = HalfLinear if self.bits == 16 else small
         layers = nn.ModuleList()
         for expert in weight:
             with torch.device("meta"):

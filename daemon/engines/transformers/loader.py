@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,20 +20,23 @@ from daemon.engines.transformers.adapter_files import AdapterFile, read_adapters
 from daemon.engines.transformers.context import context_length
 from daemon.engines.transformers.families import can_pack, encoder_length, has_pooler, is_encoder, is_softcapped
 from daemon.engines.transformers.folder import check_folder, tokenizer_missing
-from daemon.engines.transformers.number_format import choose_on_cpu
+from daemon.engines.transformers.lowbit import LowBit
+from daemon.engines.transformers.number_format import NumberFormat, choose_on_cpu
 from daemon.engines.transformers.packed import packed_agrees
 from daemon.engines.transformers.placement import Placement, gpu_kv_bytes, left_in_memory, parse_bytes, place
 from daemon.engines.transformers.pooling import Pooling, read_pooling
 from daemon.engines.transformers.prequantized import check_prequantized
 from daemon.engines.transformers.progress import report_progress
-from daemon.engines.transformers.quantizer import bits_of, quantization_config
+from daemon.engines.transformers.quantizer import bits_of, half_config, quantization_config
 from daemon.engines.transformers.threads import choose_threads
 from fcd.errors import FcdError, ModelLoadError
+from fcd.machine import fp32_fits
 from fcd.paths import resolve_paths
 
 log = logging.getLogger("fcd.engine")
 _load_lock = threading.Lock()
 
+_SIXTEEN_BITS = (torch.bfloat16, torch.float16)
 Kind = Literal["packed", "serial", "seq2seq", "encoder"]
 
 
@@ -52,6 +55,8 @@ class LoadedModel:
     """How its embeddings are made."""
     came_quantized: bool = False
     """The checkpoint's own library computes some of its layers."""
+    dtype: torch.dtype = torch.float32
+    """Of its activations."""
 
 
 def load_model(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
@@ -87,12 +92,17 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     stored = check_prequantized(config, device.type, options.quantization)
     tokenizer = _load_tokenizer(folder, trust)
     native = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
-    measured = None if stored or options.quantization else _measured_dtype(folder, config)
-    dtype = devices.choose_dtype(options.dtype, native, device, measured)
+    form = NumberFormat(devices.choose_dtype(options.dtype, native, device))
+    native = native or torch.float32
+    if device.type == "cpu" and native in _SIXTEEN_BITS and not stored and not options.quantization:
+        form = _measured_format(folder, config, form.dtype if options.dtype not in {"", "auto"} else None)
     placement = place(options, device)
-    model = _load_weights(folder, config, dtype, placement, options, progress)
+    model = _load_packed(folder, config, form, native, placement, options, progress) if form.packed else None
+    if model is None:
+        form = _plain(form, folder)
+        model = _load_weights(folder, config, form.dtype, placement, options, progress)
     model.eval().requires_grad_(False)
-    info = _describe(folder, model, tokenizer, placement.device, dtype, options)
+    info = _describe(folder, model, tokenizer, placement.device, form, options)
     if is_encoder(config):
         longest = encoder_length(model, info.context_length, tokenizer.model_max_length, pooling.longest)
         info = msgspec.structs.replace(info, context_length=longest, capabilities=("embeddings",), parallel=1)
@@ -103,18 +113,71 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     kind = _runner_kind(model)
     if adapters and kind != "packed":
         raise no_adapters(options)
-    return LoadedModel(model, tokenizer, info, kind, adapters, pooling, came_quantized=bool(stored))
+    return LoadedModel(model, tokenizer, info, kind, adapters, pooling, came_quantized=bool(stored), dtype=form.dtype)
 
 
-def _measured_dtype(folder: Path, config: Any) -> Callable[[], torch.dtype]:
-    """What is faster on this CPU, asked only where that decides."""
+def _measured_format(folder: Path, config: Any, wanted: torch.dtype | None) -> NumberFormat:
+    """What is faster on this CPU."""
+    cache = resolve_paths().cache / "measured.json"
+    return choose_on_cpu(config, _file_bytes(folder), psutil.virtual_memory().available, cache, wanted)
 
-    def choose() -> torch.dtype:
-        weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        cache = resolve_paths().cache / "measured.json"
-        return choose_on_cpu(config, weights, psutil.virtual_memory().available, cache)
 
-    return choose
+def _file_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _plain(form: NumberFormat, folder: Path) -> NumberFormat:
+    """The format of a model that takes no packed weights: fp32 only where it fits."""
+    if (
+        form.packed
+        and form.dtype == torch.float32
+        and not fp32_fits(_file_bytes(folder), psutil.virtual_memory().available)
+    ):
+        return NumberFormat(torch.bfloat16)
+    return NumberFormat(form.dtype)
+
+
+def _load_packed(
+    folder: Path,
+    config: Any,
+    form: NumberFormat,
+    native: torch.dtype,
+    placement: Placement,
+    options: LoadOptions,
+    progress: LoadProgress,
+) -> Any:
+    """The model with packed fp16 weights, or None where its code needs the weights as they are."""
+    try:
+        quantizer = half_config(native)
+        model = _load_weights(folder, config, form.dtype, placement, options, progress, quantizer)
+    except ModelLoadError as error:
+        log.info("packed weights are not used: %s", error.message)
+        return None
+    if not computes(model.eval()):
+        log.warning("%s multiplies by its weights itself, so they are not packed", type(model).__name__)
+        return None
+    log.info("products with packed float16 weights, computed in float32")
+    return model
+
+
+@torch.inference_mode()
+def computes(model: Any) -> bool:
+    """Whether numbers come out of a model: code that multiplies by a stand-in itself gets NaN, see LowBit."""
+    ours = model.config._attn_implementation == attention.NAME
+    ids = torch.arange(1, 6)[None]
+    extra = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    if ours:
+        model.set_attn_implementation("eager")
+    try:
+        out = model(input_ids=ids, **extra)
+    except RuntimeError as error:
+        log.debug("%s", error)
+        return False
+    finally:
+        if ours:
+            model.set_attn_implementation(attention.NAME)
+    first = out.logits if "logits" in out else out.last_hidden_state
+    return not bool(first.isnan().any())
 
 
 def no_adapters(options: LoadOptions) -> ModelLoadError:
@@ -180,6 +243,7 @@ def _load_weights(
     placement: Placement,
     options: LoadOptions,
     progress: LoadProgress,
+    quantizer: Any = None,
 ) -> Any:
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -192,7 +256,9 @@ def _load_weights(
     if kind is AutoModel and has_pooler(AutoModel._model_mapping[type(config)]):
         extra["add_pooling_layer"] = False
     if bits := bits_of(options.quantization):
-        extra["quantization_config"] = quantization_config(bits, placement.device, dtype)
+        quantizer = quantization_config(bits, placement.device, dtype)
+    if quantizer is not None:
+        extra["quantization_config"] = quantizer
     _say_what_stays(folder, placement, bits, progress)
     computed = attention.NAME if ours else "eager" if is_softcapped(config) else None
     with report_progress(progress):
@@ -210,7 +276,7 @@ def _load_weights(
 
 def _say_what_stays(folder: Path, placement: Placement, bits: int, progress: LoadProgress) -> None:
     """Say before loading that a part of the weights will be kept in main memory: each step will wait for it."""
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    weights = _file_bytes(folder)
     weights = weights * bits // 16 if bits else weights
     if left := left_in_memory(weights, placement):
         said = f"weights, about {left / 2**30:.1f} of {weights / 2**30:.1f} GiB kept in RAM"
@@ -219,7 +285,7 @@ def _say_what_stays(folder: Path, placement: Placement, bits: int, progress: Loa
 
 
 def _describe(
-    folder: Path, model: Any, tokenizer: Any, device: torch.device, dtype: torch.dtype, options: LoadOptions
+    folder: Path, model: Any, tokenizer: Any, device: torch.device, form: NumberFormat, options: LoadOptions
 ) -> EngineInfo:
     config = model.config
     raw = json.loads((folder / "config.json").read_text())
@@ -232,7 +298,7 @@ def _describe(
         architecture=type(model).__name__,
         context_length=context_length(text, int(limit) if limit else None),
         device=str(device),
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=str(form),
         quantization=options.quantization,
         is_encoder_decoder=bool(config.is_encoder_decoder),
         eos_token_ids=eos_ids(model, tokenizer),
@@ -255,10 +321,11 @@ def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
 
 
 def weight_bytes(model: Any) -> int:
-    """Bytes of the parameters and buffers, shared ones once."""
+    """Bytes of the parameters and buffers, shared ones once, and of packed weights."""
     tensors = [t for t in (*model.parameters(), *model.buffers()) if t.device.type != "meta"]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values())
+    unseen = sum(module.unseen_bytes for module in model.modules() if isinstance(module, LowBit))
+    return int(sum(storages.values()) + unseen)
 
 
 def kv_budget(options: LoadOptions, device: torch.device) -> int:

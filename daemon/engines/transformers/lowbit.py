@@ -134,7 +134,14 @@ class LowBit(nn.Module):
         super().__init__()
         self.dtype = dtype
         self.loaded = False
+        self.partners: list[LowBit] = []
+        """Layers that share its weight (the output layer and the embedding)."""
         self.weight = nn.Parameter(torch.empty(shape, dtype=dtype), requires_grad=False)
+
+    @property
+    def unseen_bytes(self) -> int:
+        """Bytes of weights that no parameter and no buffer shows."""
+        return 0
 
     def take(self, weight: torch.Tensor) -> None:
         """Quantise the checkpoint's tensor into this layer."""
@@ -144,14 +151,19 @@ class LowBit(nn.Module):
         raise NotImplementedError
 
     def hold(self, codes: torch.Tensor, scale: torch.Tensor) -> None:
-        """Keep these, and leave `weight` as a stand-in: model code looks at its dtype, shape and device.
+        """Keep these."""
+        self.register_buffer("codes", codes)
+        self.register_buffer("scale", scale)
+        self.stand_in(codes.device)
+
+    def stand_in(self, device: torch.device) -> None:
+        """Leave `weight` as a stand-in, the weights being kept elsewhere: model code looks at its dtype, shape and
+        device.
 
         Its values are NaN without memory behind them, so whatever multiplied by it directly would show.
         """
-        stand_in = torch.full((1, 1), float("nan"), dtype=self.dtype, device=codes.device).expand(self.weight.shape)
-        self.weight = nn.Parameter(stand_in, requires_grad=False)
-        self.register_buffer("codes", codes)
-        self.register_buffer("scale", scale)
+        blank = torch.full((1, 1), float("nan"), dtype=self.dtype, device=device).expand(self.weight.shape)
+        self.weight = nn.Parameter(blank, requires_grad=False)
         self.loaded = True
 
 
@@ -221,11 +233,12 @@ class Int8Embedding(LowBit):
         super().__init__((count, dim), dtype)
         self.num_embeddings = count
         self.embedding_dim = dim
-        self.factor = factor
+        self.scalar_embed_scale = factor
 
     def encode(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return quantize_rows(weight)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         rows = (self.codes[ids].float() * self.scale[ids].unsqueeze(-1)).to(self.dtype)
-        return rows if self.factor is None else rows * torch.tensor(self.factor, dtype=self.dtype)
+        factor = self.scalar_embed_scale
+        return rows if factor is None else rows * torch.tensor(factor, dtype=self.dtype)

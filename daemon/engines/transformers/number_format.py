@@ -1,10 +1,14 @@
-"""fp32 or bf16 on a CPU: which one this machine computes a model's steps faster with, measured once and kept.
+"""Which numbers a CPU computes a model's steps in: fp32, bf16, or fp32 over packed fp16 weights.
 
-Half the bytes make bf16 the faster one where there are instructions for it, and on some machines without; on others it
-is emulated and several times slower. The rule, for a checkpoint of 16 bits and no `--dtype`:
+Half the bytes make 16-bit weights the faster ones where the CPU has instructions for them, and on some machines
+without; on others bf16 is emulated and several times slower. The rules, for a checkpoint of 16 bits:
 
-1. bf16 where fp32 would not fit into the memory that is free: it takes half.
-2. Else what is faster for products of the model's own shape, over 1, 8 and 64 rows alike.
+1. Where there are kernels for packed fp16 weights (x86, see `half`), weights stay in 16 bits unless `--dtype float32`
+   is given: those kernels compute in fp32 as well, and read half the bytes. They are measured against plain bf16, or
+   against the format that `--dtype` names, which the activations then have.
+2. Elsewhere, without `--dtype`: bf16 where fp32 would not fit into the free memory, else what is faster of both.
+
+What is measured are products of the model's own shape, over 1, 8 and 64 rows alike; it is done once and kept.
 """
 
 from __future__ import annotations
@@ -15,11 +19,12 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
 
+from daemon.engines.transformers.half import half_is_supported, half_product, pack_half
 from fcd.machine import fp32_fits
 
 log = logging.getLogger("fcd.engine")
@@ -29,40 +34,82 @@ ROWS = (1, 8, 64)
 _READ = 64 * 2**20
 """Bytes of weights that are multiplied in a turn, so that no cache holds what a model's would not."""
 _LARGEST = 4096
+_LONG = 0.5
+"""Seconds: what takes longer is timed once."""
+PACKED = "packed float16"
+"""fp16 weights, packed; activations in fp32."""
 
-TimeOf = Callable[[torch.dtype, int], float]
-"""Seconds for products with so many rows."""
+TimeOf = Callable[[str, int], float]
+"""Seconds for products with so many rows, in a format named as torch does, or PACKED."""
+
+
+class NumberFormat(NamedTuple):
+    dtype: torch.dtype
+    """Of the activations and the KV cache, and of the weights unless they are packed."""
+    packed: bool = False
+    """Weights are kept in fp16, packed."""
+
+    def __str__(self) -> str:
+        name = str(self.dtype).removeprefix("torch.")
+        return f"{name} (float16 weights)" if self.packed and self.dtype == torch.float32 else name
 
 
 def choose_on_cpu(
-    config: Any, weights: int, available: int, cache: Path | None, time_of: TimeOf | None = None
-) -> torch.dtype:
-    """fp32 or bf16 for a model whose files hold 16-bit numbers.
+    config: Any,
+    weights: int,
+    available: int,
+    cache: Path | None,
+    wanted: torch.dtype | None = None,
+    time_of: TimeOf | None = None,
+    has_packed: bool | None = None,
+) -> NumberFormat:
+    """The format for a model whose files hold 16-bit numbers.
 
     Args:
         weights: bytes of the files.
         available: bytes of memory that are free.
         cache: the file that keeps what was measured; None measures each time.
+        wanted: what `--dtype` names; None leaves it to this function.
+        has_packed: whether there are kernels for packed fp16 weights; None asks PyTorch.
     """
+    if wanted == torch.float32:
+        return NumberFormat(wanted)
+    if half_is_supported() if has_packed is None else has_packed:
+        plain = wanted or torch.bfloat16
+        found = _measured([PACKED, _name(plain)], config, weights, cache, time_of)
+        return NumberFormat(wanted or torch.float32, packed=True) if found == PACKED else NumberFormat(plain)
+    if wanted is not None:
+        return NumberFormat(wanted)
     if not fp32_fits(weights, available):
         log.info("bfloat16, for in float32 the weights would not fit into the memory that is free")
-        return torch.bfloat16
+        return NumberFormat(torch.bfloat16)
+    return NumberFormat(getattr(torch, _measured(["float32", "bfloat16"], config, weights, cache, time_of)))
+
+
+def _measured(kinds: list[str], config: Any, weights: int, cache: Path | None, time_of: TimeOf | None) -> str:
+    """The fastest of these kinds of product, from the cache or by measuring."""
     shape = _shape(config)
     count = max(1, min(2 * weights, _READ) // (4 * shape[0] * shape[1]))
-    key = f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {shape[0]}x{shape[1]}x{count}"
+    key = (
+        f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, {shape[0]}x{shape[1]}x{count}: "
+        + " or ".join(kinds)
+    )
     kept = _read(cache)
-    if kept.get(key) not in ("float32", "bfloat16"):
-        measure = time_of or _timer(shape, count)
-        kept[key] = "bfloat16" if ratio(measure) <= 1 else "float32"
+    if kept.get(key) not in kinds:
+        kept[key] = fastest(kinds, time_of or _timer(kinds, shape, count))
         _write(cache, kept)
-        log.info("%s is the faster one here", kept[key])
-    return torch.bfloat16 if kept[key] == "bfloat16" else torch.float32
+        log.info("%s is the faster kind of %s here", kept[key], " and ".join(kinds))
+    return str(kept[key])
 
 
-def ratio(time_of: TimeOf) -> float:
-    """How many times as long bf16 takes: the geometric mean over ROWS."""
-    logs = [math.log(time_of(torch.bfloat16, rows) / time_of(torch.float32, rows)) for rows in ROWS]
-    return math.exp(sum(logs) / len(logs))
+def fastest(kinds: list[str], time_of: TimeOf) -> str:
+    """The kind with the least geometric mean over ROWS; of equal ones the last."""
+    means = {kind: sum(math.log(time_of(kind, rows)) for rows in ROWS) for kind in kinds}
+    return min(reversed(kinds), key=lambda kind: means[kind])
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _shape(config: Any) -> tuple[int, int]:
@@ -74,19 +121,30 @@ def _shape(config: Any) -> tuple[int, int]:
     return min(int(wide), _LARGEST), min(width, _LARGEST)
 
 
-def _timer(shape: tuple[int, int], count: int) -> TimeOf:
-    weights = [torch.randn(shape) for _ in range(count)]
-    held = {torch.float32: weights, torch.bfloat16: [weight.bfloat16() for weight in weights]}
+def _timer(kinds: list[str], shape: tuple[int, int], count: int) -> TimeOf:
+    drawn = [torch.randn(shape) for _ in range(count)]
+
+    def prepare(kind: str) -> tuple[list[Any], torch.dtype, Callable[[torch.Tensor, Any], torch.Tensor]]:
+        if kind == PACKED:
+            return [pack_half(weight) for weight in drawn], torch.float32, half_product
+        dtype = getattr(torch, kind)
+        return [weight.to(dtype) for weight in drawn], dtype, F.linear
+
+    held = {kind: prepare(kind) for kind in kinds}
+    drawn.clear()
 
     @torch.inference_mode()
-    def time_of(dtype: torch.dtype, rows: int) -> float:
+    def time_of(kind: str, rows: int) -> float:
+        weights, dtype, product = held[kind]
         x = torch.randn(rows, shape[1]).to(dtype)
         best = float("inf")
         for _ in range(3):
             start = time.perf_counter()
-            for weight in held[dtype]:
-                F.linear(x, weight)
+            for weight in weights:
+                product(x, weight)
             best = min(best, time.perf_counter() - start)
+            if best > _LONG:
+                break
         return best
 
     return time_of

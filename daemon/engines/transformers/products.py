@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from daemon.engines.transformers.half import HalfLinear, join_half
 from daemon.engines.transformers.lowbit import Int8Linear
 
 
@@ -31,20 +32,20 @@ class Dense:
 
 @dataclass(slots=True)
 class LowBit:
-    """A product with int8 weights. The layer's hooks are for the model's own code: they are passed by."""
+    """A product with int8 or packed fp16 weights; hooks on the layer are for the model's own code, and passed by."""
 
-    layer: Int8Linear
+    layer: Int8Linear | HalfLinear
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self.layer.forward(x)
 
     def add(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        return residual + self.layer.forward(x)
+        return self.layer.forward(x).add_(residual)
 
 
 @dataclass(slots=True)
 class Foreign:
-    """Layers of bitsandbytes, which cannot be merged: the same input through each, side by side."""
+    """Layers that cannot be merged, such as bitsandbytes': the same input through each, side by side."""
 
     layers: list[Any]
 
@@ -67,7 +68,7 @@ class Product(Protocol):
 
 def single(module: Any) -> Product | None:
     """The product of one linear layer, or None for one of another kind."""
-    if isinstance(module, Int8Linear) and not module.transposed:
+    if isinstance(module, Int8Linear | HalfLinear) and not module.transposed:
         return LowBit(module)
     if _is_foreign(module):
         return Foreign([module])
@@ -82,6 +83,9 @@ def merged(modules: list[Any]) -> Product | None:
         return _merged_dense(modules)
     if all(isinstance(m, Int8Linear) and not m.transposed for m in modules):
         return LowBit(_merged_int8(modules))
+    if all(isinstance(m, HalfLinear) and not m.transposed for m in modules):
+        joined = join_half(modules)
+        return Foreign(list(modules)) if joined is None else LowBit(joined)
     if all(_is_foreign(m) for m in modules):
         return Foreign(list(modules))
     return None

@@ -1,4 +1,4 @@
-"""Our 8-bit and 4-bit loading, as a quantizer of transformers: each tensor is quantised as it is read.
+"""Our packed fp16, 8-bit and 4-bit loading, as a quantizer of transformers: each tensor is packed as it is read.
 
 So the whole model never stands in memory in its own format, and every family's own loading rules still apply.
 """
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from daemon.engines.transformers.experts import PARTS, LowBitExperts, is_stacked
+from daemon.engines.transformers.half import HalfEmbedding, HalfLinear
 from daemon.engines.transformers.lowbit import (
     GROUP,
     WHOLE_INPUTS,
@@ -19,6 +20,7 @@ from daemon.engines.transformers.lowbit import (
     Int8Embedding,
     Int8Linear,
     LowBit,
+    LowBitLinear,
     measure_kernels,
 )
 from fcd.errors import ModelLoadError
@@ -39,6 +41,11 @@ def quantization_config(bits: int, device: torch.device, dtype: torch.dtype) -> 
     if bits == 4 and device.type != "cpu":
         raise ModelLoadError("4-bit weights are for CPUs and CUDA here, not Metal.", hint="Use --load-8bit.")
     return _classes()(bits)
+
+
+def half_config(stored: torch.dtype) -> Any:
+    """What to give from_pretrained for packed fp16 weights on a CPU; the checkpoint holds `stored`."""
+    return _classes()(16, stored=str(stored).removeprefix("torch."))
 
 
 def bits_of(quantization: str) -> int:
@@ -82,15 +89,18 @@ def _classes() -> Any:
                 # Both flags: some families' weight initialisation reaches into their children's tensors.
                 module._is_hf_initialized = True
                 getattr(module, part)._is_hf_initialized = True
+                if isinstance(module, HalfLinear | HalfEmbedding):
+                    _give_partners(module, tensor)
                 if missing_keys is not None:
                     missing_keys.discard(name)
             return {}
 
     @register_quantization_config(METHOD)
     class LowBitConfig(QuantizationConfigMixin):  # type: ignore[misc]
-        def __init__(self, bits: int = 8, **kwargs: Any) -> None:
+        def __init__(self, bits: int = 8, stored: str = "bfloat16", **kwargs: Any) -> None:
             self.quant_method = METHOD
             self.bits = bits
+            self.stored = stored
 
     @register_quantizer(METHOD)
     class LowBitQuantizer(HfQuantizer):  # type: ignore[misc]
@@ -106,7 +116,8 @@ def _classes() -> Any:
             return Quantize()
 
         def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-            replace_modules(model, self.quantization_config.bits)
+            stored = getattr(torch, self.quantization_config.stored)
+            replace_modules(model, self.quantization_config.bits, stored)
             return model
 
         def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
@@ -124,41 +135,102 @@ def _classes() -> Any:
     return LowBitConfig
 
 
-def replace_modules(model: Any, bits: int) -> None:
+def replace_modules(model: Any, bits: int, stored: torch.dtype = torch.bfloat16) -> None:
     """Put low-bit modules in the place of the linear layers and the token embedding of a model on `meta`.
 
     The output layer and the embedding are 8-bit also when the rest is 4-bit: they decide which token wins. Layers whose
     shape has no 4-bit form are 8-bit too. Mixture-of-experts routers, and what state-space models multiply by hand, are
     small and stay as they are.
 
-    T5 asks that its `wo` layers stay in fp32: their outputs overflow fp16. Their weights lose little by 8 bits, and
-    they never get fewer; what goes in has outliers, so it is not rounded to int8 (`whole_inputs`); and in fp16 models
-    they answer in fp32.
-    """
-    from transformers.pytorch_utils import Conv1D
+    T5 asks that its `wo` layers stay in fp32: their outputs overflow fp16, and so they do beside packed fp16 weights.
+    Their weights lose little by 8 bits, and they never get fewer; what goes in has outliers, so it is not rounded to
+    int8 (`whole_inputs`); and in fp16 models they answer in fp32.
 
+    Args:
+        bits: 16 (packed fp16), 8 or 4.
+        stored: the checkpoint's format, which embeddings keep beside packed fp16 weights.
+    """
     head = model.get_output_embeddings()
-    tied = {key.removesuffix(".weight") for pair in _tied_keys(model).items() for key in pair}
+    tied = {
+        key.removesuffix(".weight") for pair in _tied_keys(model).items() for key in pair if key.endswith(".weight")
+    }
+    tables = {name for name in tied if isinstance(model.get_submodule(name), nn.Embedding)}
+    if not all(_is_plain_table(model.get_submodule(name)) for name in tables):
+        # They share one tensor: all of them are replaced or none.
+        tables, left = set(), tied
+    else:
+        left = set()
+    if bits == 16:
+        tables |= {name for name, module in model.named_modules() if module is model.get_input_embeddings()} - left
     kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
     for name, module in list(model.named_modules()):
         is_wo = name.endswith(".wo") and "wo" in kept and type(module) is nn.Linear
-        if (any(part in kept for part in name.split(".")) and not is_wo) or _keeps_format(name):
+        if name in left or _keeps_format(name) or (_is_kept(name, kept) and not (is_wo and bits < 16)):
             continue
         with torch.device("meta"):
-            if type(module) in {nn.Linear, Conv1D} or type(module).__name__ == "FalconLinear":
-                new: nn.Module = _linear(module, 8 if module is head or is_wo else bits, whole_inputs=is_wo)
+            if _is_linear(module):
+                new: nn.Module = _linear(module, 8 if bits < 16 and (module is head or is_wo) else bits, is_wo)
             elif is_stacked(module):
                 new = LowBitExperts(module, bits)
-            elif isinstance(module, nn.Embedding) and name in tied:
-                new = Int8Embedding(
-                    module.num_embeddings,
-                    module.embedding_dim,
-                    dtype=module.weight.dtype,
-                    factor=getattr(module, "scalar_embed_scale", None),
-                )
+            elif name in tables and _is_plain_table(module):
+                new = _table(module, bits, stored)
             else:
                 continue
         model.set_submodule(name, new)
+    _set_partners(model)
+
+
+def _is_linear(module: Any) -> bool:
+    from transformers.pytorch_utils import Conv1D
+
+    return type(module) in {nn.Linear, Conv1D} or type(module).__name__ == "FalconLinear"
+
+
+def _is_kept(name: str, kept: set[str]) -> bool:
+    return any(part in kept for part in name.split("."))
+
+
+def _is_plain_table(module: Any) -> bool:
+    """Whether an embedding looks up rows and does no more, except to multiply them by one number."""
+    scaled = isinstance(_table_factor(module), float)
+    return type(module) is nn.Embedding or (isinstance(module, nn.Embedding) and scaled)
+
+
+def _table_factor(module: Any) -> float | None:
+    """What an embedding multiplies its rows by, where its class says so (Gemma's, BART's)."""
+    found = getattr(module, "scalar_embed_scale", getattr(module, "embed_scale", None))
+    return float(found) if isinstance(found, int | float) else None
+
+
+def _table(module: Any, bits: int, stored: torch.dtype) -> LowBit:
+    count, dim, dtype = module.num_embeddings, module.embedding_dim, module.weight.dtype
+    factor = _table_factor(module)
+    if bits == 16:
+        return HalfEmbedding(count, dim, dtype=dtype, factor=factor, stored=stored)
+    return Int8Embedding(count, dim, dtype=dtype, factor=factor)
+
+
+def _set_partners(model: Any) -> None:
+    """Let layers that share a weight know of each other."""
+    for pair in _tied_keys(model).items():
+        a, b = (model.get_submodule(key.rsplit(".", 1)[0]) for key in pair)
+        if isinstance(a, LowBit) and isinstance(b, LowBit) and a is not b:
+            a.partners.append(b)
+            b.partners.append(a)
+
+
+def _give_partners(module: LowBit, weight: torch.Tensor) -> None:
+    """Give what a layer took to those that share its weight."""
+    for partner in module.partners:
+        if partner.loaded:
+            continue
+        if isinstance(partner, HalfEmbedding) and isinstance(module, HalfEmbedding):
+            partner.take_table(module.table)
+        else:
+            partner.take(weight)
+        for each in (partner, partner.weight):
+            each._is_hf_initialized = True  # type: ignore[union-attr]
+        _give_partners(partner, weight)
 
 
 def _tied_keys(model: Any) -> dict[str, str]:
@@ -170,11 +242,11 @@ def _keeps_format(name: str) -> bool:
     return name.rsplit(".", 1)[-1] in {"gate", "router", "dt_proj"}
 
 
-def _linear(module: Any, bits: int, *, whole_inputs: bool = False) -> nn.Module:
+def _linear(module: Any, bits: int, whole_inputs: bool) -> nn.Module:
     transposed = not isinstance(module, nn.Linear)
     inputs, outputs = (module.weight.shape[0], module.nf) if transposed else (module.in_features, module.out_features)
     fits = inputs % GROUP == 0 and outputs % 16 == 0
-    kind = Int4Linear if bits == 4 and fits else Int8Linear
+    kind: type[LowBitLinear] = HalfLinear if bits == 16 else Int4Linear if bits == 4 and fits else Int8Linear
     dtype = module.weight.dtype
     if whole_inputs and dtype == torch.float16:
         dtype = torch.float32
@@ -194,7 +266,7 @@ def finish(model: Any) -> None:
         a, b = (model.get_submodule(key.rsplit(".", 1)[0]) for key in pair)
         given = a if getattr(a, "loaded", False) else b
         for module in (a, b):
-            if isinstance(module, LowBit) and isinstance(given, LowBit) and module is not given:
+            if isinstance(module, LowBit) and not module.loaded and isinstance(given, LowBit):
                 module.hold(given.codes, given.scale)
     for name, module in model.named_modules():
         if isinstance(module, LowBit | LowBitExperts) and not module.loaded:
