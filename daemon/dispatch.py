@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -29,6 +29,9 @@ class Target(msgspec.Struct, frozen=True):
     """The only names that it answers to, where it is strict: requests under any other are sent under the first."""
     fields: dict[str, list[str]] = {}
     """By route, the fields that it reads, where it passes over others without a word."""
+    images: Literal["checks", "takes", "refuses"] = "checks"
+    """What it does with images of chats: `checks` them itself (a worker or daemon of fcd), or sees them or does not, and
+    is asked nothing that the gateway has not checked."""
 
 
 class Lease(Protocol):

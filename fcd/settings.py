@@ -187,6 +187,8 @@ class ModelSettings(msgspec.Struct, forbid_unknown_fields=True):
     """Environment variables for it; `{key}` is filled in here too, where others on the machine cannot read it."""
     stop_signal: str = "SIGTERM"
     """What asks it to end."""
+    vision: bool | None = None
+    """Whether its model sees images; left out, as far as the server says."""
     preload: bool = False
     """Load it when the daemon starts."""
     system: str = ""

@@ -19,6 +19,7 @@ from daemon.http import json_response
 from fcd.errors import ApiError, invalid, unsupported
 from fcd.wire.arena import BattleEvent, BattleRequest, Sampling
 from fcd.wire.openai_chat import ChatRequest, Message, parse_chat
+from fcd.wire.openai_images import blind
 
 ARENA = "arena"
 BEST = "best"
@@ -132,6 +133,8 @@ def _check(asked: ChatRequest) -> None:
         raise invalid("n", "'n' must be 1 with the model 'arena'.")
     if asked.wants_usage:
         raise unsupported("stream_options.include_usage")
+    if where := asked.first_image:
+        raise blind(asked.model, where, "a battle is between models that are not known yet, and text is all they share")
 
 
 def _split(messages: list[Message]) -> tuple[str, list[dict[str, Any]], str]:

@@ -14,7 +14,7 @@ import httpx2 as httpx
 import msgspec
 
 from daemon.controller.models import check_names
-from daemon.controller.registry import Record, Registry, target_of
+from daemon.controller.registry import Record, Registry, images_of, target_of
 from daemon.dispatch import Target
 from daemon.store import neighbours
 from daemon.store.neighbours import Attachment
@@ -22,6 +22,7 @@ from daemon.store.store import Store
 from daemon.supervisor.probe import authorization, base_url
 from daemon.supervisor.supervisor import Supervisor
 from fcd.errors import ApiError, api_error_from_body, invalid
+from fcd.modalities import llama_entry, says_vision
 from fcd.wire.controller import FcdExtension, WorkerStatus
 from fcd.wire.neighbours import AttachRequest
 
@@ -29,10 +30,20 @@ log = logging.getLogger("fcd.controller")
 
 ENGINE = "attached"
 _ANSWER_S = 15.0
+_PROPS_S = 5.0
 _MOST_LIST_BYTES = 4 * 1024 * 1024
 _MOST_NAMES = 256
 _MOST_ATTACHED = 256
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,63}", re.ASCII)
+
+
+class _Model(msgspec.Struct, frozen=True):
+    id: str
+    capabilities: Any = None
+    architecture: Any = None
+    input_modalities: Any = None
+    modalities: Any = None
+    type: Any = None
 
 
 class Attachments:
@@ -67,10 +78,14 @@ class Attachments:
                 target = target_of(name, url, api_key=request.api_key)
             except ValueError as error:
                 raise invalid("url", str(error)) from None
-            names = _chosen(request.models, await list_models(target))
+            listed = await list_models(target)
+            names = _chosen(request.models, listed.names)
             check_names(list(names), most=_MOST_NAMES)
             self._check_free(names)
-            attachment = Attachment(name, url, request.api_key, names)
+            vision = request.vision
+            if vision is None:
+                vision = all(listed.sees(there) for there in names.values()) or await _tells_of_images(target, listed)
+            attachment = Attachment(name, url, request.api_key, names, vision)
             await self._store.run(lambda db: neighbours.save_attachment(db, attachment, time.time()))
             before = self._registry.by_url(url)
             if before is not None and before.name != name:
@@ -127,21 +142,43 @@ def _base(url: str) -> str:
 
 def _record(attachment: Attachment) -> Record:
     target = target_of(attachment.name, attachment.url, api_key=attachment.api_key)
+    said = FcdExtension(openai_url=attachment.url, engine=ENGINE, device="")
+    if attachment.vision:
+        said.capabilities = ["vision"]
     renamed = {here: there for here, there in attachment.names.items() if here != there}
     return Record(
         name=attachment.name,
         url=attachment.url,
         local=False,
         status=WorkerStatus(list(attachment.names), 1, 0),
-        target=msgspec.structs.replace(target, names=renamed),
+        target=msgspec.structs.replace(target, names=renamed, images=images_of(said)),
         check_beat=False,
         attached=True,
-        fcd=FcdExtension(openai_url=attachment.url, engine=ENGINE, device=""),
+        multimodal=attachment.vision,
+        fcd=said,
         registered_at=time.time(),
     )
 
 
-async def list_models(target: Target) -> list[str]:
+class Listed(msgspec.Struct, frozen=True):
+    """What a server answers at /v1/models, as far as it is read here."""
+
+    data: list[_Model]
+    models: list[Any] = []
+    """llama.cpp's own list beside it."""
+
+    @property
+    def names(self) -> list[str]:
+        return [model.id for model in self.data]
+
+    def sees(self, name: str) -> bool:
+        """Whether it says that this model of it sees images."""
+        entry = next((model for model in self.data if model.id == name), None)
+        own = llama_entry({"models": self.models}, name)
+        return entry is not None and (says_vision(msgspec.to_builtins(entry)) or says_vision(own))
+
+
+async def list_models(target: Target) -> Listed:
     """What a server lists at /v1/models.
 
     Raises:
@@ -167,18 +204,22 @@ async def list_models(target: Target) -> list[str]:
     if answer.status_code != 200 or len(answer.content) > _MOST_LIST_BYTES:
         raise _unusable(f"{where}/v1/models answers with HTTP status {answer.status_code}{_said(answer)}.")
     try:
-        listed = msgspec.json.decode(answer.content, type=_Listed)
+        return msgspec.json.decode(answer.content, type=Listed)
     except msgspec.MsgspecError:
         raise _unusable(f"{where}/v1/models does not answer with a list of models.") from None
-    return [model.id for model in listed.data]
 
 
-class _Model(msgspec.Struct):
-    id: str
-
-
-class _Listed(msgspec.Struct):
-    data: list[_Model]
+async def _tells_of_images(target: Target, listed: Listed) -> bool:
+    """Whether llama.cpp's /props says that the one model of this server sees images."""
+    if len(listed.data) != 1:
+        return False
+    try:
+        async with httpx.AsyncClient(timeout=_PROPS_S, trust_env=False, follow_redirects=False) as client:
+            answer = await client.get(f"{base_url(target)}/props", headers=authorization(target))
+        props = msgspec.json.decode(answer.content) if answer.status_code == 200 else {}
+    except (httpx.HTTPError, OSError, msgspec.MsgspecError):
+        return False
+    return isinstance(props, dict) and says_vision({}, props)
 
 
 def _said(answer: httpx.Response) -> str:

@@ -250,6 +250,7 @@ class Controller:
                     parent = spec.name if name in spec.options.lora_modules else ""
                     info = ModelInfo(name, spec.source, path=spec.path, context_length=spec.context_length)
                     listed.setdefault(name, msgspec.structs.replace(info, parent=parent))
+        able: dict[str, list[list[str]]] = {}
         for worker in self.workers():
             for name in worker.models:
                 if name not in listed and worker.state in ("pending", "failed", "lost", "backoff"):
@@ -259,6 +260,12 @@ class Controller:
                 info = listed.setdefault(name, found)
                 if _RANK[worker.state] > _RANK.get(info.state, 0):
                     info.state = worker.state
+                if worker.state in ("ready", "asleep"):
+                    able.setdefault(name, []).append(worker.capabilities)
+        for name, found_of in able.items():
+            # A request goes to any of them, so only what all can do is the model's.
+            shared = [each for each in found_of[0] if all(each in other for other in found_of) and each != "sleep"]
+            listed[name].capabilities = shared
         return list(listed.values())
 
     # Workers

@@ -15,7 +15,7 @@ import msgspec
 
 from daemon.access import is_loopback
 from daemon.controller.models import check_names
-from daemon.controller.registry import Record, Registry, target_of
+from daemon.controller.registry import Record, Registry, images_of, target_of
 from daemon.dispatch import Target
 from daemon.security import Caller
 from daemon.store.placements import Placement
@@ -100,7 +100,9 @@ class Join:
             local=False,
             status=status,
             target=_strict(
-                _named(target, status.model_names, body.fcd.served_as if body.fcd is not None else ""), body.fcd
+                _named(target, status.model_names, body.fcd.served_as if body.fcd is not None else ""),
+                body.fcd,
+                multimodal=body.multimodal,
             ),
             multimodal=body.multimodal,
             check_beat=body.check_heart_beat,
@@ -126,7 +128,7 @@ class Join:
             target = target_of(name, said.openai_url or body.worker_name, socket=socket_path, api_key=said.api_key)
         except ValueError as error:
             raise invalid("worker_name", str(error)) from None
-        target = _strict(_named(target, local.spec.all_names, said.served_as), said)
+        target = _strict(_named(target, local.spec.all_names, said.served_as), said, multimodal=body.multimodal)
         if not is_loopback(target.host):
             raise ApiError(403, f"A worker of this machine is reached on it, not at {target.host}.", code="forbidden")
         speed = body.worker_status.speed if body.worker_status is not None else 1
@@ -250,8 +252,9 @@ def _named(target: Target, names: Iterable[str], served_as: str) -> Target:
     return msgspec.structs.replace(target, names=dict.fromkeys(names, served_as))
 
 
-def _strict(target: Target, said: FcdExtension | None) -> Target:
-    """With the names and fields that the worker's server knows, where it told them."""
+def _strict(target: Target, said: FcdExtension | None, *, multimodal: bool) -> Target:
+    """With the names and fields that the worker's server knows, where it told them, and whether it sees images."""
+    target = msgspec.structs.replace(target, images=images_of(said, multimodal=multimodal))
     if said is None or not (said.serves or said.fields):
         return target
     if len(said.serves) > _MOST_NAMES or sum(map(len, said.fields.values())) > _MOST_FIELDS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,6 +19,8 @@ _PARALLEL_UNKNOWN = 64
 _SLOTS_PER_PARALLEL = 2
 """A few more than run at once, so that the engine finds the next request when one ends."""
 _MOST_SLOTS = 4096
+_CHECKING = ("transformers", "daemon")
+"""Engines of programs that check every field of a request themselves."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -90,6 +93,15 @@ class Registry:
             number += 1
             name = f"{base}-{number}"
         return name
+
+
+def images_of(said: FcdExtension | None, *, multimodal: bool = False) -> Literal["checks", "takes", "refuses"]:
+    """What a worker does with images; see `Target.images`. FastChat's workers say `multimodal`."""
+    if said is None or said.dialect == "fastchat":
+        return "takes" if multimodal else "refuses"
+    if said.engine in _CHECKING:
+        return "checks"
+    return "takes" if "vision" in said.capabilities else "refuses"
 
 
 def target_of(name: str, url: str, *, dialect: str = "openai", socket: str = "", api_key: str = "") -> Target:

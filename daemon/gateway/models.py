@@ -11,7 +11,8 @@ from fcd.wire.admin import ModelInfo
 
 
 def model_card(model: ModelInfo, created: int) -> dict[str, Any]:
-    """OpenAI's model object, with our `state` (`ready`, `loading`, `available`...) and vLLM's `max_model_len`."""
+    """OpenAI's model object, with our `state` (`ready`, `loading`, `available`...) and `capabilities`, and vLLM's
+    `max_model_len`."""
     card: dict[str, Any] = {
         "id": model.name,
         "object": "model",
@@ -23,6 +24,8 @@ def model_card(model: ModelInfo, created: int) -> dict[str, Any]:
         card["parent"] = model.parent
     if model.context_length:
         card["max_model_len"] = model.context_length
+    if model.capabilities:
+        card["capabilities"] = model.capabilities
     return card
 
 

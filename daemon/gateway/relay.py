@@ -18,6 +18,7 @@ from daemon.gateway.fastchat.generation import Limits
 from daemon.gateway.fastchat.peer import Peers
 from daemon.gateway.fastchat.translation import Kind, Translation, embed
 from daemon.gateway.fields import body_for
+from daemon.gateway.images import check_images
 from daemon.gateway.outlet import Outlet
 from daemon.gateway.prefixes import prefixes_of
 from daemon.gateway.profiles import with_profile
@@ -166,6 +167,7 @@ class Relay:
             UpstreamLost: there will be none.
         """
         order = self._order
+        await check_images(target, order.path, order.model, order.body)
         body = with_profile(order.body, order.path, order.model, self._context.settings)
         body = body_for(target, order.path, order.model, body)
         data = request_bytes(target, order.method, order.path, body, request_id=self._client.request_id)

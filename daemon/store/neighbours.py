@@ -15,6 +15,8 @@ class Attachment(msgspec.Struct, frozen=True):
     api_key: str
     names: dict[str, str]
     """Name here to name there."""
+    vision: bool = False
+    """Whether its models see images."""
 
 
 class JoinedHead(msgspec.Struct, frozen=True):
@@ -26,20 +28,24 @@ class JoinedHead(msgspec.Struct, frozen=True):
 
 def attachments(connection: sqlite3.Connection) -> list[Attachment]:
     """Oldest first."""
-    rows = connection.execute("SELECT name, url, api_key, names FROM attachments ORDER BY attached_at, name")
-    return [Attachment(row[0], row[1], row[2], msgspec.json.decode(row[3], type=dict[str, str])) for row in rows]
+    rows = connection.execute("SELECT name, url, api_key, names, vision FROM attachments ORDER BY attached_at, name")
+    return [
+        Attachment(row[0], row[1], row[2], msgspec.json.decode(row[3], type=dict[str, str]), bool(row[4]))
+        for row in rows
+    ]
 
 
 def save_attachment(connection: sqlite3.Connection, attachment: Attachment, now: float) -> None:
     """Enter it; one of the same name or URL is replaced."""
     connection.execute("DELETE FROM attachments WHERE url = ? AND name != ?", (attachment.url, attachment.name))
     connection.execute(
-        "INSERT OR REPLACE INTO attachments (name, url, api_key, names, attached_at) VALUES (?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO attachments (name, url, api_key, names, vision, attached_at) VALUES (?, ?, ?, ?, ?, ?)",
         (
             attachment.name,
             attachment.url,
             attachment.api_key,
             msgspec.json.encode(attachment.names).decode(),
+            attachment.vision,
             now,
         ),
     )

@@ -103,6 +103,7 @@ class Registration:
             worker_name=self._address,
             check_heart_beat=True,
             worker_status=WorkerStatus(self._worker.names, 1, self._worker.queue_length),
+            multimodal="vision" in self._extension.capabilities,
             fcd=self._extension,
         )
         try:

@@ -125,6 +125,12 @@ def _add_attach(group: Group) -> None:
     )
     parser.add_argument("--name", default="", metavar="NAME", help="what the worker is called (default: host and port)")
     parser.add_argument("--key-file", type=Path, metavar="FILE", help="file that holds the key that the server wants")
+    parser.add_argument(
+        "--vision",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="its models see images, or do not (default: as far as the server says)",
+    )
     add_json(parser)
 
 
@@ -269,7 +275,7 @@ async def _attach(args: argparse.Namespace) -> int:
         models[here] = there if equals else here
     key = read_secret(args.key_file, "key") if args.key_file is not None else ""
     async with _client() as client:
-        worker = await client.attach_worker(AttachRequest(args.url, args.name, models, key))
+        worker = await client.attach_worker(AttachRequest(args.url, args.name, models, key, args.vision))
     if args.json:
         print_json(worker)
         return EXIT_OK

@@ -16,6 +16,8 @@ class AttachRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=Tr
     """Name here to name there; empty: all that it lists, under their own names."""
     api_key: str = ""
     """What it wants as `Authorization: Bearer`; no route ever tells it again."""
+    vision: bool | None = None
+    """Whether its models see images; null: as far as the server says."""
 
 
 class JoinRequest(msgspec.Struct, forbid_unknown_fields=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -9,6 +10,7 @@ from msgspec import Meta
 
 from fcd.errors import ApiError, invalid, unsupported
 from fcd.wire.openai_decode import RequestDecoder
+from fcd.wire.openai_images import ImageCount, ImageUrl
 from fcd.wire.openai_sampling import MAX_LOGPROBS, SamplingFields, check_min_tokens, check_sampling, refuse
 from fcd.wire.openai_tools import JsonForm, ResponseFormat, Tool, ToolChoice, ToolUse, json_form, tool_use
 
@@ -31,6 +33,9 @@ _NOT_OFFERED: Final[dict[str, tuple[Any, ...]]] = {
     "echo": (False,),
 }
 """Fields that are understood but not offered, with the values that ask for nothing."""
+
+_PARTS: Final = {"assistant": ("text", "refusal"), "user": ("text", "image_url")}
+"""The types of parts that messages may have beside plain text, by role."""
 
 RESERVED_KWARGS: Final = frozenset(
     {
@@ -58,7 +63,7 @@ class ContentPart(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     type: str
     text: str | None = None
     refusal: str | None = None
-    image_url: Any = None
+    image_url: ImageUrl | None = None
     input_audio: Any = None
     file: Any = None
 
@@ -94,7 +99,12 @@ class Message(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             return self.refusal or ""
         if isinstance(self.content, str):
             return self.content
-        return "\n".join(part.text or part.refusal or "" for part in self.content)
+        return "\n".join(part.text or part.refusal or "" for part in self.content if part.image_url is None)
+
+    @property
+    def images(self) -> list[ImageUrl]:
+        """Those among its parts, in order."""
+        return [image for _, image in images_in([self])]
 
 
 class ChatRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
@@ -125,6 +135,11 @@ class ChatRequest(SamplingFields, kw_only=True, forbid_unknown_fields=True):
     def limit(self) -> int | None:
         """How many tokens may be generated; None leaves it to the context."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @property
+    def first_image(self) -> str:
+        """Where the request's first image is; empty without any."""
+        return next((where for where, _ in images_in(self.messages)), "")
 
     @property
     def top(self) -> int | None:
@@ -190,11 +205,20 @@ def check_messages(messages: list[Message]) -> None:
         raise invalid("messages", "'messages' must hold at least one message.")
     if len(messages) > MAX_MESSAGES:
         raise invalid("messages", f"'messages' may hold {MAX_MESSAGES} messages, not {len(messages)}.")
+    images = ImageCount()
     for position, message in enumerate(messages):
-        _check_message(message, f"messages[{position}]")
+        _check_message(message, f"messages[{position}]", images)
 
 
-def _check_message(message: Message, where: str) -> None:
+def images_in(messages: Sequence[Message]) -> Iterator[tuple[str, ImageUrl]]:
+    """The images of these messages in order, each with the field that holds it."""
+    for position, message in enumerate(messages):
+        for number, part in enumerate(message.content if isinstance(message.content, list) else ()):
+            if part.image_url is not None:
+                yield f"messages[{position}].content[{number}].image_url", part.image_url
+
+
+def _check_message(message: Message, where: str, images: ImageCount) -> None:
     for name in ("audio", "function_call"):
         if getattr(message, name) is not None:
             raise unsupported(f"{where}.{name}")
@@ -210,20 +234,21 @@ def _check_message(message: Message, where: str) -> None:
     if message.content is None and not (message.role == "assistant" and (message.tool_calls or message.refusal)):
         raise invalid(f"{where}.content", f"'{where}.content' is required: a string or a list of text parts.")
     if isinstance(message.content, list):
-        _check_parts(message, f"{where}.content")
+        _check_parts(message, f"{where}.content", images)
 
 
-def _check_parts(message: Message, where: str) -> None:
+def _check_parts(message: Message, where: str, images: ImageCount) -> None:
     assert isinstance(message.content, list)
     if not message.content:
         raise invalid(where, f"'{where}' must hold at least one part.")
     for position, part in enumerate(message.content):
         at = f"{where}[{position}]"
-        allowed = ("text", "refusal") if message.role == "assistant" else ("text",)
+        allowed = _PARTS.get(message.role, ("text",))
         if part.type not in allowed:
             raise ApiError(
                 400,
-                f"'{at}.type' is '{part.type[:40]}': this model takes parts of type {' and '.join(allowed)} only.",
+                f"'{at}.type' is '{part.type[:40]}': a message of role '{message.role}' takes parts of"
+                f" type {' and '.join(allowed)} only.",
                 code="unsupported_content_part",
                 param=f"{at}.type",
             )
@@ -233,3 +258,5 @@ def _check_parts(message: Message, where: str) -> None:
                 raise invalid(f"{at}.{name}", f"'{at}.{name}' does not belong to a part of type '{part.type}'.")
             if not given and name == part.type:
                 raise invalid(f"{at}.{name}", f"'{at}.{name}' is required.")
+        if part.image_url is not None:
+            images.add(part.image_url.url, f"{at}.image_url.url")

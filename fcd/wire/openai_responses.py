@@ -13,6 +13,7 @@ from msgspec import Meta
 from fcd.errors import ApiError, invalid, unsupported
 from fcd.wire.openai_chat import MAX_MESSAGES, ReasoningEffort
 from fcd.wire.openai_decode import RequestDecoder
+from fcd.wire.openai_images import Detail, ImageCount
 from fcd.wire.openai_sampling import MAX_LOGPROBS, ModelName, Penalty, Unit, Word, refuse
 from fcd.wire.openai_tools import FunctionName
 
@@ -42,7 +43,7 @@ _NEEDED: Final[dict[str, tuple[str, ...]]] = {
 }
 _PART_TYPES: Final[dict[str, str]] = {
     "input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal", "reasoning_text": "text",
-    "summary_text": "text",
+    "summary_text": "text", "input_image": "image_url",
 }  # fmt: skip
 
 
@@ -53,12 +54,13 @@ class InputPart(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     annotations: list[Any] | None = None
     """Part of answers, which clients send back; it asks for nothing, as do `logprobs`."""
     logprobs: list[Any] | None = None
-    image_url: Any = None
+    image_url: str | None = None
+    """A `data:` URL in base64; nothing is fetched."""
     file_id: Any = None
     file_data: Any = None
     file_url: Any = None
     filename: Any = None
-    detail: Any = None
+    detail: Detail | None = None
     input_audio: Any = None
 
 
@@ -253,11 +255,12 @@ def _check_items(items: list[InputItem]) -> None:
         raise invalid("input", "'input' must be a text or hold at least one item.")
     if len(items) > MAX_MESSAGES:
         raise invalid("input", f"'input' may hold {MAX_MESSAGES} items, not {len(items)}.")
+    images = ImageCount()
     for position, item in enumerate(items):
-        _check_item(item, f"input[{position}]")
+        _check_item(item, f"input[{position}]", images)
 
 
-def _check_item(item: InputItem, where: str) -> None:
+def _check_item(item: InputItem, where: str, images: ImageCount) -> None:
     if item.type not in _FIELDS_OF:
         raise ApiError(
             400,
@@ -278,23 +281,30 @@ def _check_item(item: InputItem, where: str) -> None:
     for name in ("content", "output", "summary"):
         parts = getattr(item, name)
         if isinstance(parts, list):
+            sees = name == "content" and item.role == "user"
             for number, part in enumerate(parts):
-                _check_part(part, f"{where}.{name}[{number}]")
+                _check_part(part, f"{where}.{name}[{number}]", images if sees else None)
 
 
-def _check_part(part: InputPart, where: str) -> None:
+def _check_part(part: InputPart, where: str, images: ImageCount | None) -> None:
+    """Raises ApiError 400. `images` None: there can be none here."""
     field = _PART_TYPES.get(part.type)
-    if field is None:
+    if field is None or (part.type == "input_image" and images is None):
         raise ApiError(
             400,
-            f"'{where}.type' is '{part.type[:40]}': models here take input_text, output_text and refusal.",
+            f"'{where}.type' is '{part.type[:40]}': there are input_text, output_text and refusal, and input_image in"
+            " messages of the user.",
             code="unsupported_content_part",
             param=f"{where}.type",
         )
+    if part.type == "input_image" and part.file_id is not None:
+        raise unsupported(f"{where}.file_id")
     for name in part.__struct_fields__:
-        if name in ("type", "annotations", "logprobs"):
+        if name in ("type", "annotations", "logprobs") or (name == "detail" and part.type == "input_image"):
             continue
         if getattr(part, name) is not None and name != field:
             raise invalid(f"{where}.{name}", f"'{where}.{name}' does not belong to a part of type '{part.type}'.")
     if getattr(part, field) is None:
         raise invalid(f"{where}.{field}", f"'{where}.{field}' is required.")
+    if images is not None and part.image_url is not None:
+        images.add(part.image_url, f"{where}.image_url")

@@ -10,6 +10,8 @@ import msgspec
 from fcd.errors import ApiError
 from fcd.templates import Turn
 from fcd.wire.openai import ChatRequest, CompletionRequest, EmbeddingRequest, Message, SamplingFields
+from fcd.wire.openai_chat import images_in
+from fcd.wire.openai_images import blind
 from fcd.wire.openai_tools import ResponseFormat
 
 
@@ -48,6 +50,9 @@ _ASKS_NOTHING: Final[Mapping[str, tuple[Any, ...]]] = {
 }
 """Values of other fields that change nothing."""
 
+IMAGE_PLACE: Final = "$$<image>$$"
+"""What FastChat writes into a prompt where an image stands, before the turn's text."""
+
 _LEAST_TEMPERATURE = 1e-5
 """Below this FastChat decodes greedily."""
 
@@ -57,14 +62,19 @@ def is_greedy(asked: SamplingFields) -> bool:
     return (asked.temperature is not None and asked.temperature < _LEAST_TEMPERATURE) or asked.top_p == 0
 
 
-def check_chat(asked: ChatRequest) -> None:
-    """Raises ApiError 400 that names the field."""
+def check_chat(asked: ChatRequest, *, sees: bool = False) -> None:
+    """Raises ApiError 400 that names the field. `sees`: the worker registered as one that takes images."""
+    if asked.first_image and not sees:
+        raise blind(asked.model, asked.first_image)
     _check(asked, _CHAT)
     _check_sampling(asked)
     if asked.top_logprobs and not (asked.top_logprobs == 1 and is_greedy(asked)):
         raise _refused("top_logprobs", "it tells the log-probability of the chosen token only")
     for position, message in enumerate(asked.messages):
         _check_message(message, f"messages[{position}]")
+    for where, image in images_in(asked.messages):
+        if image.detail not in (None, "auto", "high"):
+            raise _refused(f"{where}.detail", "it always looks at the whole image")
 
 
 def check_completion(asked: CompletionRequest) -> None:
@@ -93,7 +103,18 @@ def check_embedding(asked: EmbeddingRequest) -> None:
 
 
 def turns_of(messages: list[Message]) -> list[Turn]:
-    return [Turn("system" if message.role == "developer" else message.role, message.text) for message in messages]
+    return [
+        Turn(
+            "system" if message.role == "developer" else message.role,
+            IMAGE_PLACE * len(message.images) + message.text,
+        )
+        for message in messages
+    ]
+
+
+def images_of(messages: list[Message]) -> list[str]:
+    """The images in order, in base64, as FastChat's workers take them."""
+    return [image.url.partition(",")[2] for message in messages for image in message.images]
 
 
 def sampling_of(asked: SamplingFields) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from daemon.gateway.fastchat.request import (
     check_chat,
     check_completion,
     check_embedding,
+    images_of,
     sampling_of,
     turns_of,
 )
@@ -56,6 +57,7 @@ class Translation:
     """One chat or completion."""
 
     def __init__(self, peers: Peers, target: Target, *, model: str, limits: Limits) -> None:
+        self._sees = target.images == "takes"
         self._peer = Peer(peers, target, target.names.get(model, model))
         self._limits = limits
         self._id = ""
@@ -77,7 +79,7 @@ class Translation:
             await self._prepare_completion(parse_completion(body))
 
     async def _prepare_chat(self, asked: ChatRequest) -> None:
-        check_chat(asked)
+        check_chat(asked, sees=self._sees)
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._asked = asked
         facts = await self._peer.facts()
@@ -92,6 +94,8 @@ class Translation:
         params = sampling_of(asked)
         params["stop_token_ids"] = [*params["stop_token_ids"], *conv.stop_ids]
         params |= {"prompt": prompt, "max_new_tokens": await self._room(facts, prompt, asked.limit, "messages")}
+        if images := images_of(asked.messages):
+            params["images"] = images
         stops = tuple(dict.fromkeys((*asked.stops, *conv.stops)))
         self._jobs = [Job(index, 0, params, stops, bool(asked.logprobs)) for index in range(asked.choices)]
         self._echoes = [""]

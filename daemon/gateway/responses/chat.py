@@ -117,10 +117,16 @@ def _thoughts(item: InputItem) -> str:
 def _content(content: str | list[InputPart] | None) -> str | list[dict[str, Any]]:
     if not isinstance(content, list):
         return content or ""
-    return [
-        {"type": "refusal", "refusal": part.refusal} if part.type == "refusal" else {"type": "text", "text": part.text}
-        for part in content
-    ]
+    return [_part(part) for part in content]
+
+
+def _part(part: InputPart) -> dict[str, Any]:
+    if part.type == "refusal":
+        return {"type": "refusal", "refusal": part.refusal}
+    if part.type == "input_image":
+        detail = {} if part.detail is None else {"detail": part.detail}
+        return {"type": "image_url", "image_url": {"url": part.image_url, **detail}}
+    return {"type": "text", "text": part.text}
 
 
 def _tool(

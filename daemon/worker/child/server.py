@@ -10,6 +10,7 @@ import httpx2 as httpx
 import msgspec
 
 from fcd.errors import ApiError, api_error_from_body
+from fcd.modalities import llama_entry, says_vision
 
 _PROBE_S = 5.0
 _ANSWER_S = 60.0
@@ -38,6 +39,8 @@ class ChildServer:
         self.models: tuple[str, ...] = ()
         """All that it lists."""
         self.context_length = 0
+        self.sees = False
+        """Whether it says that its model sees images."""
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -76,16 +79,21 @@ class ChildServer:
             raise _error(answer.status_code, answer.content)
 
     async def look(self, name: str) -> None:
-        """Learn what it calls its model, and how long its context is."""
-        listed = (await self._json("GET", "/v1/models")).get("data")
+        """Learn what it calls its model, and how long its context is, and whether it sees images."""
+        answer = await self._json("GET", "/v1/models")
+        listed = answer.get("data")
         models = [model for model in listed if isinstance(model, dict)] if isinstance(listed, list) else []
         chosen = next((model for model in models if model.get("id") == name), models[0] if models else {})
         self.model = str(chosen.get("id", ""))
         self.models = tuple(str(model["id"]) for model in models if "id" in model)
         meta = chosen.get("meta")
         found = chosen.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else 0)
+        self.sees = says_vision(chosen) or says_vision(llama_entry(answer, self.model))
+        if not found or not self.sees:
+            props = await self._json("GET", "/props")
+            self.sees = self.sees or says_vision({}, props)
+            defaults = props.get("default_generation_settings")
         if not found:
-            defaults = (await self._json("GET", "/props")).get("default_generation_settings")
             found = defaults.get("n_ctx") if isinstance(defaults, dict) else 0
         self.context_length = found if type(found) is int and found > 0 else 0
 

@@ -53,8 +53,13 @@ class CommandProgram(ChildProgram):
             device="",
             context_length=server.context_length,
             api_key=self.options.api_key,
+            capabilities=["vision"] if self._sees() else [],
             served_as=server.model if server.model not in self.worker.names else "",
         )
+
+    def _sees(self) -> bool:
+        said = self._spec.vision
+        return self._serving.ready().sees if said is None else said
 
     def _reachable(self, url: str) -> str:
         """The command's port on the address that controllers reach this worker at."""

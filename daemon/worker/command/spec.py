@@ -35,6 +35,8 @@ class CommandSpec(msgspec.Struct, frozen=True):
     stop_signal: int = int(signal.SIGTERM)
     key_variable: str = ""
     """The environment variable that the server takes its key from, if it takes it from one."""
+    vision: bool | None = None
+    """Whether its model sees images; None: as far as the server says."""
 
     def environment(self, key: str) -> dict[str, str]:
         """For the server. Without a key, a variable that was to hold it is left out."""
@@ -96,6 +98,7 @@ def command_for(reference: Reference, settings: Settings, given: str, *, exposed
         dict(configured.env),
         signal_number(configured.stop_signal),
         "" if own else _GGUF_KEY,
+        configured.vision,
     )
     if not spec.uses("port"):
         raise UsageError("The command must say {port}, where it is to listen.")

@@ -161,3 +161,35 @@ def test_only_the_owner_may(tmp_path: Path, path: str) -> None:
             assert answer.status_code == 403
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("listed", "asked", "sees"),
+    [
+        ({"data": [{"id": "big-1"}]}, None, False),
+        ({"data": [{"id": "big-1"}]}, True, True),
+        ({"data": [{"id": "big-1"}], "models": [{"name": "big-1", "capabilities": ["multimodal"]}]}, None, True),
+        ({"data": [{"id": "big-1", "architecture": {"input_modalities": ["text", "image"]}}]}, None, True),
+        ({"data": [{"id": "big-1", "architecture": {"input_modalities": ["image"]}}]}, False, False),
+        ({"data": [{"id": "big-1", "capabilities": ["vision"]}, {"id": "small"}]}, None, False),
+    ],
+)
+def test_images_go_to_servers_that_say_they_see(tmp_path: Path, listed: Any, asked: bool | None, sees: bool) -> None:
+    async def main() -> None:
+        async with openai_server() as server:
+            server.answer = listed
+            async with running(tmp_path) as daemon:
+                made = await attach(daemon, server.url, vision=asked)
+                assert made.json().get("capabilities", []) == (["vision"] if sees else [])
+            async with running(tmp_path) as daemon:
+                lease = await daemon.controller.acquire("big-1")
+                assert lease.target.images == ("takes" if sees else "refuses")
+                lease.release()
+                await until(lambda: daemon.controller.workers()[0].state == "ready")
+                cards = body(await daemon.http.get("/v1/models", headers=daemon.admin))["data"]
+                card = next(card for card in cards if card["id"] == "big-1")
+                assert card.get("capabilities", []) == (["vision"] if sees else [])
+                multimodal = await daemon.http.post("/list_multimodal_models", headers=await daemon.join_token())
+                assert ("big-1" in body(multimodal)["models"]) is sees
+
+    asyncio.run(main())

@@ -31,6 +31,7 @@ from tests.daemon.harness import (
     until,
     worker,
 )
+from tests.image_files import bomb, data_url, png
 
 PATH = "/v1/responses"
 USAGE = {
@@ -167,7 +168,7 @@ def test_tools_and_formats_are_wrapped_as_chats_have_them() -> None:
         ({"input": [{"role": "user", "content": "x", "name": "n"}]}, "input[0].name"),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "u"}]}]},
-            "input[0].content[0].type",
+            "input[0].content[0].image_url",
         ),
         ({"input": [{"type": "reasoning", "summary": []}, {"role": "user", "content": "x"}]}, None),
         ({"max_output_tokens": 0}, "max_output_tokens"),
@@ -453,3 +454,35 @@ def test_the_object_is_built_from_events_alone() -> None:
     added = next(each for each in first if each["type"] == "response.output_item.added")
     assert added["item"]["content"] == []
     assert building.response.output[0]["content"][0]["text"] == "ab"
+
+
+def test_images_become_parts_of_the_chat() -> None:
+    content = [
+        {"type": "input_text", "text": "What is it?"},
+        {"type": "input_image", "image_url": data_url(png()), "detail": "high"},
+    ]
+    body = body_of(input=[{"role": "user", "content": content}])
+    assert body["messages"][0]["content"] == [
+        {"type": "text", "text": "What is it?"},
+        {"type": "image_url", "image_url": {"url": data_url(png()), "detail": "high"}},
+    ]
+    parse_chat(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    ("item", "param"),
+    [
+        ({"type": "input_image", "image_url": "https://example.com/a.png"}, "input[0].content[0].image_url"),
+        ({"type": "input_image", "file_id": "file-1"}, "input[0].content[0].file_id"),
+        ({"type": "input_image", "image_url": data_url(bomb())}, "input[0].content[0].image_url"),
+        ({"type": "input_text", "text": "x", "detail": "low"}, "input[0].content[0].detail"),
+        ({"type": "input_file", "file_url": "https://x"}, "input[0].content[0].type"),
+    ],
+)
+def test_images_are_data_and_nothing_is_fetched(item: dict[str, Any], param: str) -> None:
+    with pytest.raises(ApiError) as failure:
+        body_of(input=[{"role": "user", "content": [item]}])
+    assert (failure.value.status, failure.value.param) == (400, param)
+    with pytest.raises(ApiError) as failure:
+        body_of(input=[{"role": "assistant", "content": [{"type": "input_image", "image_url": data_url(png())}]}])
+    assert failure.value.param == "input[0].content[0].type"
