@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ _OURS: Final = (
     *("--uds", "--api-key", "--served-model-name", "--headless", "--root-path", "--ssl-keyfile", "--ssl-certfile"),
     *("--nnodes", "-n", "--node-rank", "-r", "--master-addr", "--master-port"),
 )
+_NO_IMAGES: Final = re.compile(r"\bimage\W{1,4}0\b")
 _LORA_RANKS: Final = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _NO_DOMAIN: Final = "none.invalid"
 """A domain that cannot exist: images are taken as data only, and no client makes the server fetch a URL."""
@@ -48,6 +50,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     sleeps: bool = False
     """Whether it can be put to sleep."""
+    sees: bool = False
+    """Whether its model takes images, and was not told to leave them."""
 
     def argv(self, command: Sequence[str], socket: str, part: Part | None = None) -> list[str]:
         """`part`: where this node stands, of a vLLM over several."""
@@ -124,7 +128,16 @@ def make_plan(
         parallel=concurrency or _passed_number(passed_on, "--max-num-seqs") or _USUAL_PARALLEL,
         notes=tuple(notes),
         sleeps=sleeps,
+        sees=files.vision and not _blindfolded(passed_on),
     )
+
+
+def _blindfolded(words: Sequence[str]) -> bool:
+    """Whether the user's own words leave images out."""
+    if any(_flag(word) == "--language-model-only" for word in words):
+        return True
+    most = _value(words, "--limit-mm-per-prompt")
+    return _value(words, "--limit-mm-per-prompt.image") == "0" or bool(_NO_IMAGES.search(most))
 
 
 def check_passed_on(words: Sequence[str]) -> None:

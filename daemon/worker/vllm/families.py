@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+_EYES: Final = ("vision_config", "vision_cfg", "visual", "img_processor", "vq_config", "vision_encoder")
 _MOST_BYTES = 32 * 1024 * 1024
 
 
@@ -25,6 +26,8 @@ class ModelFiles(msgspec.Struct, frozen=True):
     quantized: str = ""
     """How its weights are quantized in the files already."""
     max_length: int = 0
+    vision: bool = False
+    """It has a part that sees images."""
 
 
 class Parsers(msgspec.Struct, frozen=True):
@@ -48,7 +51,15 @@ def read_model_files(folder: Path) -> ModelFiles:
         tokens=frozenset(_tokens(tokenizer, _json(folder / "tokenizer.json"))),
         quantized=str(quantization.get("quant_method") or "yes") if isinstance(quantization, dict) else "",
         max_length=length if type(length) is int else 0,
+        vision=_has_eyes(config),
     )
+
+
+def _has_eyes(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration describes a vision tower, under the names that families have for it."""
+    inner = config.get("thinker_config")
+    parts = [config, inner] if isinstance(inner, dict) else [config]
+    return any(isinstance(part.get(name), dict) and part[name] for part in parts for name in _EYES)
 
 
 def parsers_for(model: ModelFiles) -> Parsers:

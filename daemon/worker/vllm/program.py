@@ -125,6 +125,7 @@ class VllmProgram(ChildProgram):
         await server.look(self.worker.names[0])
         described = await server.get("/openapi.json", 30.0)
         self._relay.fields, self._routes = read_fields(described), read_routes(described)
+        self._relay.sees = self._plan.sees
         self._bed.possible = self._plan.sleeps
         self._child.lines.clear()
         self._serve_from(server, ended)
@@ -235,7 +236,8 @@ class VllmProgram(ChildProgram):
         """What it has routes for, since one that makes embeddings does not chat, and what it was started with."""
         found = [name for route, name in _CAPABILITIES.items() if route in self._routes]
         calls = "--tool-call-parser" in self._plan.flags or self._plan.said("--tool-call-parser")
-        return [*found, *(["tools"] if calls else []), *(["sleep"] if self._plan.sleeps else [])]
+        sees = ["vision"] if self._plan.sees and "chat" in found else []
+        return [*found, *sees, *(["tools"] if calls else []), *(["sleep"] if self._plan.sleeps else [])]
 
     def _extension(self) -> FcdExtension:
         server = self._serving.ready()

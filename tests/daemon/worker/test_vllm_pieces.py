@@ -354,3 +354,25 @@ def _reads(reference: str) -> dict[str, Any]:
 def test_the_lowest_capability_counts() -> None:
     assert read_capability("GPU-1, 9.0\nGPU-2, 8.6\nGPU-3, [N/A]\nnoise", ["GPU-1", "GPU-2", "GPU-3"]) == 8.6
     assert read_capability("", ["GPU-1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "sees"),
+    [
+        ({}, [], False),
+        ({"vision_config": {"depth": 2}}, [], True),
+        ({"thinker_config": {"vision_config": {"depth": 2}}}, [], True),
+        ({"vision_config": None, "audio_config": {"a": 1}}, [], False),
+        ({"vision_config": {"depth": 2}}, ["--language-model-only"], False),
+        ({"vision_config": {"depth": 2}}, ["--limit-mm-per-prompt", '{"image": 0}'], False),
+        ({"vision_config": {"depth": 2}}, ["--limit-mm-per-prompt", '{"image": 4, "video": 0}'], True),
+        ({"vision_config": {"depth": 2}}, ["--limit-mm-per-prompt.image=0"], False),
+    ],
+)
+def test_whether_it_sees_is_told_from_its_configuration_and_its_flags(
+    tmp_path: Path, config: dict[str, Any], words: list[str], sees: bool
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    files = read_model_files(tmp_path)
+    plan = make_plan(ModelOptions(engine_args=words), files, Hardware(), folder=tmp_path, names=["m"])
+    assert plan.sees is sees
