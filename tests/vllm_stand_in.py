@@ -1,6 +1,9 @@
 """Stands in for vLLM where there is no GPU: takes `serve MODEL --flags` as its command line does, prints the lines that
 vLLM 0.25 prints while it starts, forks an engine process, and answers its routes with made-up tokens.
 
+Over several nodes, rank 0 answers only when all others have met it at its master address, and none of them notices when
+another is gone: the rest hang, as vLLM's multiprocessing executor does.
+
 It runs no model. The environment tells it to go wrong (see `FAILS`), as vLLM was seen to.
 
     STAND_IN_FAILS    which way to fail; STAND_IN_STATE: a folder that remembers what happens once only
@@ -47,8 +50,14 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("model")
     for flag in ("--uds", "--tokenizer", "--dtype", "--quantization", "--tool-call-parser", "--reasoning-parser"):
         parser.add_argument(flag, default="")
+    for flag in ("--master-addr", "--distributed-executor-backend"):
+        parser.add_argument(flag, default="")
     for flag in (
         "--tensor-parallel-size",
+        "--pipeline-parallel-size",
+        "--nnodes",
+        "--node-rank",
+        "--master-port",
         "--max-num-seqs",
         "--max-loras",
         "--max-lora-rank",
@@ -67,6 +76,7 @@ def parse(words: list[str]) -> argparse.Namespace:
             "--enable-auto-tool-choice",
             "--enable-lora",
             "--enforce-eager",
+            "--headless",
         ),
     ):
         parser.add_argument(flag, action="store_true")
@@ -104,6 +114,8 @@ class State:
         self.running = self.generated = self.prompted = self.finished = 0
         self.sleeping = self.dead = self.hung = False
         self.engine: subprocess.Popen[bytes] | None = None
+        self.others: list[socket.socket] = []
+        """The other nodes, once they have met."""
 
     def once(self, what: str) -> bool:
         """Whether this is the first time."""
@@ -147,6 +159,7 @@ def start(state: State) -> None:
             "ValueError: Free memory on device cuda:0 (40.0/80.0 GiB) on startup is less than desired GPU memory "
             f"utilization ({args.gpu_memory_utilization}, 72.0 GiB). Decrease GPU memory utilization or reduce"
         )
+    meet(state)
     step("Starting to load model x...")
     if fails == "oom_once" and state.once(fails):
         die("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -182,7 +195,49 @@ def start(state: State) -> None:
     print(flush=True)
     step("Graph capturing finished in 5 secs, took 0.50 GiB")
     step("init engine (profile, create kv cache, warmup model) took 30.00 s")
-    step(f"Starting vLLM server on unix:{args.uds}", "APIServer")
+    if not args.headless:
+        step(f"Starting vLLM server on unix:{args.uds}", "APIServer")
+
+
+def meet(state: State) -> None:
+    """Wait for the other nodes: rank 0 for all, which tell it their rank, the others for it."""
+    args = state.args
+    if args.nnodes < 2:
+        return
+    assert args.distributed_executor_backend == "mp", args
+    assert os.environ["VLLM_HOST_IP"], "each node says where it is reached"
+    world = max(1, args.tensor_parallel_size) * max(1, args.pipeline_parallel_size)
+    assert world % args.nnodes == 0, f"world_size={world} must be divisible by nnodes={args.nnodes}."
+    where = (args.master_addr, args.master_port)
+    if args.node_rank:
+        state.others.append(reach(where))
+        state.others[0].sendall(bytes([args.node_rank]))
+        assert state.others[0].recv(1) == b"!"
+        return
+    with socket.create_server(where) as door:
+        ranks = set()
+        while len(ranks) < args.nnodes - 1:
+            other, _ = door.accept()
+            ranks.add(other.recv(1))
+            state.others.append(other)
+    for other in state.others:
+        other.sendall(b"!")
+
+
+def reach(where: tuple[str, int]) -> socket.socket:
+    while True:
+        try:
+            return socket.create_connection(where, timeout=60)
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+
+
+def watch_others(state: State) -> None:
+    """Whatever needs a node that is gone waits for it for ever."""
+    for other in state.others:
+        other.settimeout(None)
+        if not other.recv(1):
+            state.hung = True
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -358,9 +413,26 @@ def watch_engine(state: State) -> None:
     os._exit(1)
 
 
+def follow(state: State) -> None:
+    """A node without a server, until it is told to end."""
+    state.engine = subprocess.Popen([sys.executable, "-c", ENGINE], start_new_session=True)
+    note(state.engine.pid, "part")
+    start(state)
+    say("It waits for steps of the first node")
+    while state.engine.poll() is None:
+        time.sleep(0.1)
+    say("Worker proc VllmWorker-1 died unexpectedly, shutting down executor.", level="ERROR")
+    # vLLM returns from its monitor as though all were well.
+    sys.exit(0)
+
+
 def main() -> None:
     state = State(parse(sys.argv[1:]))
-    note(os.getpid(), "server")
+    note(os.getpid(), "follower" if state.args.headless else "server")
+    signal.signal(signal.SIGTERM, lambda *_: stop(state))
+    if state.args.headless:
+        follow(state)
+        return
     # The address is taken before the model is loaded, as vLLM does, and listened on afterwards.
     server = Server(state.args.uds, Handler, bind_and_activate=False)
     server.server_bind()
@@ -369,8 +441,8 @@ def main() -> None:
     note(state.engine.pid, "engine")
     start(state)
     threading.Thread(target=watch_engine, args=(state,), daemon=True).start()
+    threading.Thread(target=watch_others, args=(state,), daemon=True).start()
     Handler.state = state
-    signal.signal(signal.SIGTERM, lambda *_: stop(state))
     server.server_activate()
     server.socket.settimeout(None)
     assert server.socket.family == socket.AF_UNIX
