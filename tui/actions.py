@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
+from msgspec import Struct
 from textual.binding import Binding, BindingType
 
 from tui.glyphs import Glyphs
@@ -38,8 +38,7 @@ PLACES: Mapping[str, tuple[Where, ...]] = {
 """What belongs to each screen, beside what is everywhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
+class Action(Struct, frozen=True):
     """`id` is also the name of the method: `action_<id>`."""
 
     id: str

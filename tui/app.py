@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
@@ -136,6 +137,9 @@ class FcdApp(App[None]):
         self.call_after_refresh(self._connect)
 
     def _connect(self) -> None:
+        if not gc.isenabled():  # the command line has put it off until here
+            gc.freeze()  # what was imported stays: a collection in the middle of an answer need not look through it
+            gc.enable()
         self.run_worker(self.link.run(), name="link", exit_on_error=True)
         self.run_worker(asyncio.to_thread(_import_the_rest), name="imports")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from tui.actions import Action, commands
 
@@ -22,8 +23,7 @@ PARAMETERS: dict[str, tuple[type, str]] = {
 """Sampling parameters that a person may set: type and a few words."""
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(Struct, frozen=True):
     action: Action
     argument: str
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import locale
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from msgspec import Struct
 from textual.scrollbar import ScrollBarRender
 
 
-@dataclass(frozen=True, slots=True)
-class Glyphs:
+class Glyphs(Struct, frozen=True):
     ascii: bool
     bullets: tuple[str, ...]
     todo: str

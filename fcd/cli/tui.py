@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 
 from fcd.cli.command import Parser
@@ -28,6 +29,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--port goes with --web.")
     if not args.web and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError("fcd tui needs a terminal.", hint="`fcd chat PROMPT` answers without one.")
+    if not args.web:
+        gc.disable()  # until the first frame all is kept that is made, and looking through it takes a fifth of the time
     from tui.app import run_tui
 
     return run_tui(ascii=args.ascii, readonly=args.readonly, web=args.web, port=args.port)

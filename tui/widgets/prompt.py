@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from textual import events
 from textual.message import Message
@@ -19,14 +18,16 @@ class Prompt(TextArea):
     that a line that is pasted with its enter would be sent empty.
     """
 
-    @dataclass
     class Sent(Message):
-        text: str
-        editing: bool
+        def __init__(self, text: str, editing: bool) -> None:
+            super().__init__()
+            self.text = text
+            self.editing = editing
 
-    @dataclass
     class Scroll(Message):
-        pages: int
+        def __init__(self, pages: int) -> None:
+            super().__init__()
+            self.pages = pages
 
     def __init__(
         self,
