@@ -8,6 +8,8 @@ from daemon.arena.routes import arena_routes
 from daemon.chats.chats import Chats
 from daemon.chats.routes import chat_routes
 from daemon.context import DaemonContext
+from daemon.gateway.front import Front
+from daemon.gateway.relays import Relays
 from daemon.gateway.routes import gateway_routes
 from daemon.routes.access import access_routes
 from daemon.routes.describe import describe_routes
@@ -24,7 +26,9 @@ def build_app(context: DaemonContext) -> DaemonApp:
     arena = Arena(context)
     context.closers.append(arena.close)
     special = ArenaModels(context, arena)
-    app.blueprint(gateway_routes(context, special))
+    relays = Relays(context)
+    app.blueprint(gateway_routes(context, relays, special))
+    app.ctx.front = Front(context, relays, special)
     app.blueprint(arena_routes(context, arena))
     chats = Chats(context, special)
     context.closers.append(chats.close)

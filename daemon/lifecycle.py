@@ -17,8 +17,8 @@ from sanic import Sanic
 
 from daemon.app import build_app
 from daemon.context import ControllerPort, DaemonContext
-from daemon.flow import FlowProtocol
 from daemon.gateway.active import ActiveRequests
+from daemon.gateway.front import FrontProtocol
 from daemon.logs import configure_logging
 from daemon.metrics import Metrics
 from daemon.reload import Reloader
@@ -142,7 +142,7 @@ class Server:
         os.environ.setdefault("SANIC_IGNORE_PRODUCTION_WARNING", "1")
         self._server = await self.app.create_server(
             sock=self._listener,
-            protocol=FlowProtocol,
+            protocol=FrontProtocol,
             backlog=_BACKLOG,
             return_asyncio_server=True,
             asyncio_server_kwargs={"start_serving": False},

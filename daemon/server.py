@@ -143,7 +143,11 @@ def _of_sanic(exception: SanicException, request: AnyRequest | None) -> ApiError
 
 def request_id_of(request: AnyRequest) -> str:
     """The client's own id where it is harmless, else a new one."""
-    given = request.headers.getone("x-request-id", "")
+    return usable_id(request.headers.getone("x-request-id", ""))
+
+
+def usable_id(given: str) -> str:
+    """This id where it is harmless, else a new one."""
     return given if given and _REQUEST_ID.match(given) else _new_id()
 
 

@@ -35,6 +35,10 @@ class Outlet(Protocol):
 
     async def start(self, status: int = 200, headers: list[tuple[str, str]] | None = None) -> None: ...
 
+    def start_now(self, status: int, headers: list[tuple[str, str]]) -> bool:
+        """Start without waiting, where that can be done: the first bytes follow at once. Whether it was done."""
+        ...
+
     def follow(self, pause: Callable[[], None], resume: Callable[[], None]) -> None: ...
 
     def write(self, data: bytes) -> None: ...
@@ -64,6 +68,10 @@ class Inbox:
 
     async def start(self, status: int = 200, headers: list[tuple[str, str]] | None = None) -> None:
         self.started = True
+
+    def start_now(self, status: int, headers: list[tuple[str, str]]) -> bool:
+        self.started = True
+        return True
 
     def follow(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """The reader is never slower than a model writes: nothing is paused."""

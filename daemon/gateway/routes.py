@@ -12,13 +12,11 @@ from sanic.response import HTTPResponse
 
 from daemon.context import DaemonContext
 from daemon.gateway.client_stream import ClientStream
-from daemon.gateway.fastchat.peer import Peers
 from daemon.gateway.models import find_model, model_card, model_list, only_ready_model
-from daemon.gateway.outlet import Outlet
-from daemon.gateway.relay import Order, Relay
+from daemon.gateway.relay import Order
+from daemon.gateway.relays import Relays
 from daemon.gateway.responses.route import respond
 from daemon.gateway.routing import RoutedCall, check_model_name, read_call
-from daemon.gateway.upstream import UpstreamPool
 from daemon.http import json_response
 from fcd.errors import invalid
 from fcd.wire.admin import ModelInfo
@@ -48,14 +46,8 @@ class SpecialModels(Protocol):
         ...
 
 
-def gateway_routes(context: DaemonContext, special: SpecialModels | None = None) -> Blueprint:
+def gateway_routes(context: DaemonContext, relays: Relays, special: SpecialModels | None = None) -> Blueprint:
     routes = Blueprint("gateway")
-    pool, peers = UpstreamPool(), Peers()
-
-    async def close() -> None:
-        pool.close()
-
-    context.closers.append(close)
 
     async def relay(request: AnyRequest) -> HTTPResponse | None:
         call = await _read(request, needs_model=True)
@@ -71,7 +63,7 @@ def gateway_routes(context: DaemonContext, special: SpecialModels | None = None)
 
     async def _relay(request: AnyRequest, call: RoutedCall) -> HTTPResponse | None:
         order = Order(call.model, "POST", request.path, request.body, call.stream, call.keep_alive)
-        return await Relay(context, pool, ClientStream(request), order, peers).run()
+        return await relays.send(ClientStream(request), order)
 
     async def choose(path: str, call: RoutedCall, body: bytes) -> tuple[RoutedCall, bytes]:
         if special is None or not special.takes(path, call.model):
@@ -80,12 +72,9 @@ def gateway_routes(context: DaemonContext, special: SpecialModels | None = None)
             raise invalid("model", f"'{call.model}' answers {path} only.")
         return await special.best(call, body)
 
-    async def send(outlet: Outlet, order: Order) -> HTTPResponse | None:
-        return await Relay(context, pool, outlet, order, peers).run()
-
     @routes.post("/v1/responses")
     async def responses(request: AnyRequest) -> HTTPResponse | None:
-        return await respond(ClientStream(request), request.body, choose, send)
+        return await respond(ClientStream(request), request.body, choose, relays.send)
 
     for path in RELAYED:
         routes.add_route(relay, path, methods=["POST"], name=_route_name(path))
@@ -97,7 +86,7 @@ def gateway_routes(context: DaemonContext, special: SpecialModels | None = None)
         named = request.args.get("model")
         model = check_model_name(named) if named is not None else only_ready_model(context)
         order = Order(model, "GET", f"/tokenizer_info?model={quote(model, safe='')}")
-        return await Relay(context, pool, ClientStream(request), order, peers).run()
+        return await relays.send(ClientStream(request), order)
 
     @routes.get("/v1/models")
     async def list_models(request: AnyRequest) -> HTTPResponse:

@@ -41,6 +41,9 @@ class ResponseOutlet:
     def begin(self) -> None:
         self._client.begin()
 
+    def start_now(self, status: int, headers: list[tuple[str, str]]) -> bool:
+        return False
+
     async def start(self, status: int = 200, headers: list[tuple[str, str]] | None = None) -> None:
         if self._streams and not self._client.started:
             await self._client.start()
