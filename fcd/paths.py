@@ -5,9 +5,7 @@ platformdirs decides, `FCD_HOME` puts everything under one folder, and `FCD_<KIN
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,6 +66,9 @@ class Paths(msgspec.Struct, frozen=True):
         """Where workers put their unix sockets: the runtime folder, or a short stand-in for a path too long."""
         if len(str(self.runtime)) <= _SOCKET_PATH_LIMIT - 30:
             return self.runtime
+        import hashlib  # only for long paths, and every command starts here
+        import tempfile
+
         digest = hashlib.sha256(str(self.runtime).encode()).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"fcd-{os.getuid() if hasattr(os, 'getuid') else 0}-{digest}"
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import tomli_w
 
 from fcd.errors import ConfigError, UnknownSetting
 
@@ -299,6 +297,8 @@ def read_config(config_file: Path) -> dict[str, Any]:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{config_file} cannot be read: {error}") from error
+    import tomllib  # most people have no such file, and every command starts here
+
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -322,6 +322,8 @@ def write_setting(config_file: Path, name: str, value: str) -> Any:
 
     Comments in the file are not kept: TOML writers drop them, and `fcd config edit` keeps them.
     """
+    import tomli_w
+
     tree = read_config(config_file)
     section, _, key = name.rpartition(".")
     if name not in setting_names():

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -277,6 +274,10 @@ class ChatActions(_Base):
         return bool(self._me.chat.id)
 
     def action_editor(self) -> None:
+        import shlex
+        import subprocess
+        import tempfile
+
         me = self._me
         command = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
         with tempfile.NamedTemporaryFile("w", suffix=".md", delete=False, encoding="utf-8") as file:
