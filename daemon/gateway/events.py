@@ -66,6 +66,9 @@ class EventStream(ABC):
                 self._between_events = True
             self._held = data[whole:]
 
+    def last(self) -> None:
+        """What is written next is the last of the answer: it may wait for `end`, and leave together with it."""
+
     def comment(self) -> None:
         """Keep the connection alive while there is nothing to say."""
         if self.started and self._by_events and self._between_events and not self._paused:

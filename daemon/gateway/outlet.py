@@ -43,6 +43,10 @@ class Outlet(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
+    def last(self) -> None:
+        """What is written next is the last of the answer: it may wait for `end`, and leave together with it."""
+        ...
+
     def comment(self) -> None: ...
 
     async def fail(self, error: ApiError) -> None: ...
@@ -70,8 +74,7 @@ class Inbox:
         self.started = True
 
     def start_now(self, status: int, headers: list[tuple[str, str]]) -> bool:
-        self.started = True
-        return True
+        return False
 
     def follow(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
         """The reader is never slower than a model writes: nothing is paused."""
@@ -94,6 +97,8 @@ class Inbox:
             self.refuse(api_error_from_body(500, chunk))
         elif isinstance(chunk, dict):
             self._events.put_nowait(chunk)
+
+    def last(self) -> None: ...
 
     def comment(self) -> None: ...
 

@@ -32,7 +32,9 @@ class PlainClient(EventStream):
         self._more = headers
         self._keep_alive = keep_alive
         self._started = False
-        self._head = b""
+        self._unsent = b""
+        """The head, until the first bytes come; the last bytes, until the end does."""
+        self._is_last = False
 
     @property
     def started(self) -> bool:
@@ -55,7 +57,7 @@ class PlainClient(EventStream):
             lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
             connection = "keep-alive" if self._keep_alive else "close"
             lines += f"transfer-encoding: chunked\r\nconnection: {connection}\r\n\r\n"
-            self._head = format_http1_response(status, ())[:-2] + lines.encode("latin-1")
+            self._unsent = format_http1_response(status, ())[:-2] + lines.encode("latin-1")
         return True
 
     async def start(self, status: int = 200, headers: list[tuple[str, str]] | None = None) -> None:
@@ -83,19 +85,27 @@ class PlainClient(EventStream):
             self.complete = True
             self._flush_held()
             self._on_pause = self._on_resume = None
-            self._write(self._head + b"0\r\n\r\n")
+            self._write(self._unsent + b"0\r\n\r\n")
 
     def cut(self) -> None:
         """Close the connection in the middle of the answer, so that nobody takes it for whole."""
         self._on_pause = self._on_resume = None
         self._connection.transport.abort()
 
+    def last(self) -> None:
+        self._is_last = True
+
     def _put(self, data: bytes) -> None:
-        if data:
-            self._write(b"%b%x\r\n%b\r\n" % (self._head, len(data), data))
+        if not data:
+            return
+        data = b"%b%x\r\n%b\r\n" % (self._unsent, len(data), data)
+        if self._is_last:
+            self._unsent = data
+        else:
+            self._write(data)
 
     def _write(self, data: bytes) -> None:
-        self._head = b""
+        self._unsent = b""
         transport = self._connection.transport
         if not transport.is_closing():
             transport.write(data)

@@ -75,6 +75,7 @@ class Relay:
         self._exchange: Exchange | None = None
         self._sent_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = 0.0
         self._commenting: asyncio.Task[None] | None = None
         self._interrupted: ApiError | None = None
         self._streamed_status = 200
@@ -183,7 +184,7 @@ class Relay:
         return await self._exchange_on(await self._pool.connect(target), data)
 
     async def _exchange_on(self, connection: UpstreamConnection, data: bytes) -> Exchange:
-        exchange = self._exchange = Exchange()
+        exchange = self._exchange = Exchange(self._open)
         exchange.connection = connection
         self._sent_at = self._loop.time()
         self._arm()
@@ -245,10 +246,16 @@ class Relay:
         if 300 <= head.status < 400:
             # A redirect would send the client, with its key, to wherever the worker says.
             raise ApiError(502, f"The worker of '{self._order.model}' answered with a redirect.", code="bad_upstream")
-        if head.status == 200 and head.get("content-type").startswith("text/event-stream"):
+        if _streams(head):
             await self._stream(exchange, head)
             return None
         return await self._whole(exchange, head)
+
+    def _open(self, head: Head) -> Outlet | None:
+        """The client, if it can take this answer's bytes from the first one on without waiting for a task's turn."""
+        if not _streams(head) or self._interrupted is not None:
+            return None
+        return self._client if self._client.start_now(head.status, _passed_on(head)) else None
 
     async def _stream(self, exchange: Exchange, head: Head) -> None:
         """Pass an event stream on; what breaks it off is told to the client in the stream itself."""
@@ -297,8 +304,14 @@ class Relay:
     # Time
 
     def _arm(self) -> None:
-        self._disarm_timer()
-        self._timer = self._loop.call_at(self._next_look(), self._look)
+        """Have a look in time. A look that comes too early costs less than one that is put off at every step."""
+        at = self._next_look()
+        if self._timer is not None:
+            if self._looks_at <= at:
+                return
+            self._timer.cancel()
+        self._looks_at = at
+        self._timer = self._loop.call_at(at, self._look)
 
     def _next_look(self) -> float:
         now = self._loop.time()
@@ -311,7 +324,7 @@ class Relay:
         exchange = self._exchange
         if exchange is None:
             return self._loop.time() + 3600.0
-        if exchange.response is None or not exchange.first.done():
+        if exchange.response is None or not exchange.begun:
             return self._sent_at + self._settings.first_byte_s
         if exchange.held_since is not None:
             return exchange.held_since + self._settings.stall_s
@@ -391,7 +404,7 @@ class Relay:
         )
 
     def _too_late(self, exchange: Exchange) -> ApiError:
-        if exchange.first.done():
+        if exchange.begun:
             what = f"sent nothing for {self._settings.stall_s:g} s (daemon.stall_s)"
         else:
             what = f"did not begin to answer within {self._settings.first_byte_s:g} s (daemon.first_byte_s)"
@@ -400,6 +413,10 @@ class Relay:
 
 def _shutting_down() -> ApiError:
     return ApiError(503, "The daemon is shutting down. Try again in a moment.", code="shutting_down", retry_after=5)
+
+
+def _streams(head: Head) -> bool:
+    return head.status == 200 and head.get("content-type").startswith("text/event-stream")
 
 
 def _passed_on(head: Head) -> list[tuple[str, str]]:

@@ -35,8 +35,8 @@ class Consumer(Protocol):
 
     def head(self, head: Head) -> None: ...
 
-    def data(self, data: bytes) -> None:
-        """Body bytes, without chunk framing; all that one read brought."""
+    def data(self, data: bytes, *, last: bool) -> None:
+        """Body bytes, without chunk framing; all that one read brought. `last`: `end` follows at once."""
         ...
 
     def end(self) -> None: ...
@@ -127,7 +127,7 @@ class UpstreamConnection(asyncio.Protocol):
             parts = self._parts
             data = parts[0] if len(parts) == 1 else b"".join(parts)
             self._parts = []
-            consumer.data(data)
+            consumer.data(data, last=self._ended)
         if self._ended:
             self._consumer = None
             if self._reusable:

@@ -53,6 +53,8 @@ class ResponseOutlet:
         if self._streams:
             self._client.follow(pause, resume)
 
+    def last(self) -> None: ...
+
     def write(self, data: bytes) -> None:
         try:
             for name, text in self._reader.feed(data):
