@@ -135,6 +135,10 @@ def join_half(modules: list[HalfLinear]) -> HalfLinear | None:
     whole = HalfLinear(first.in_features, 1, bias=False, dtype=first.dtype, transposed=False)
     whole.out_features = sum(module.out_features for module in modules)
     whole.take(torch.cat(found))
+    if any(module.bias is not None for module in modules):
+        none = torch.zeros(whole.out_features, dtype=first.dtype)
+        biases = [none[: m.out_features] if m.bias is None else m.bias.detach() for m in modules]
+        whole.bias = torch.nn.Parameter(torch.cat(biases), requires_grad=False)
     joined = Joined(whole.packed, len(modules))
     start = 0
     for number, module in enumerate(modules):
