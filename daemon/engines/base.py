@@ -93,6 +93,25 @@ class GrammarSpec(msgspec.Struct, frozen=True):
     """The field to name when no single schema is at fault."""
 
 
+class ImageInput(msgspec.Struct, frozen=True):
+    """An image of a request, as it came."""
+
+    data: bytes
+    """A PNG, JPEG, WebP or GIF file."""
+    detail: Literal["auto", "low", "high"] = "auto"
+    param: str = "messages"
+    """The field that holds it, for errors."""
+
+
+class ImagePrompt(msgspec.Struct, frozen=True):
+    """A prompt with images, as the model takes it."""
+
+    ids: list[int]
+    """With the tokens that stand for the images."""
+    tensors: dict[str, Any]
+    """What the model's forward takes beside them: the engine's own business."""
+
+
 class GenerationRequest(msgspec.Struct, frozen=True):
     """One prompt, `n` completions that share its prefill."""
 
@@ -106,6 +125,8 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     """The form that each completion must have; its tokens are sampled among the allowed ones only."""
     adapter: str = ""
     """The LoRA adapter that computes it, one of `EngineInfo.adapters`; empty for the model as it is."""
+    images: ImagePrompt | None = None
+    """What `prompt_ids` were made with, where the prompt has images."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -171,6 +192,8 @@ class EngineInfo(msgspec.Struct, frozen=True):
     vocab_size: int = 0
     memory_bytes: int = 0
     capabilities: tuple[str, ...] = ("chat", "completions")
+    blind: str = ""
+    """Why a model that was made to see images does not here."""
     adapters: tuple[str, ...] = ()
     """LoRA adapters that requests may name."""
 
@@ -220,6 +243,14 @@ class Engine(Protocol):
 
         Raises:
             ApiError: 400 naming the field whose schema cannot be used.
+        """
+        ...
+
+    async def read_images(self, text: str, images: Sequence[ImageInput], *, specials: bool) -> ImagePrompt:
+        """Put images into a rendered prompt that has places for them, off the event loop.
+
+        Raises:
+            ApiError: 400; an image cannot be read, the prompt has other places, or the model sees none.
         """
         ...
 

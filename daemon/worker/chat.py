@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from daemon.engines.base import GenerationRequest, TokenLogprob
+from daemon.engines.base import GenerationRequest, ImagePrompt, TokenLogprob
 from daemon.worker.answer import AnswerEvent, AnswerReader, ReadAnswer, Thought
 from daemon.worker.chat_plan import ChatPlan, plan_chat, template_kwargs
 from daemon.worker.generation import (
@@ -24,6 +24,7 @@ from daemon.worker.generation import (
     sampling_params,
     truncate,
 )
+from daemon.worker.pictures import chat_with_images, check_sees, check_uncut
 from daemon.worker.state import Worker
 from daemon.worker.tools.events import CallBegin, Text
 from fcd.wire.openai import ChatRequest
@@ -68,13 +69,7 @@ async def prepare_chat(worker: Worker, asked: ChatRequest) -> ChatJob:
     info = model.engine.info
     check_writes(info)
     check_ids(asked, info)
-    use = asked.tool_use
-    prompt, ids = await model.prompter.chat_prompt(
-        asked.messages,
-        template_kwargs(model.prompter.reasoner, asked),
-        specials=asked.add_special_tokens,
-        tools=() if use is None else use.definitions,
-    )
+    prompt, ids, seen = await _prompt(worker, asked)
     ids = truncate(ids, asked.truncate_prompt_tokens, info, asked.limit or 1)
     params = sampling_params(
         asked,
@@ -95,8 +90,28 @@ async def prepare_chat(worker: Worker, asked: ChatRequest) -> ChatJob:
         best_of=asked.choices,
         grammar=None if plan.spec is None else await model.engine.compile_grammar(plan.spec),
         adapter=worker.adapter(asked.model),
+        images=seen,
     )
     return ChatJob(asked, request, Tally(len(ids)), int(time.time()), plan)
+
+
+async def _prompt(worker: Worker, asked: ChatRequest) -> tuple[str, list[int], ImagePrompt | None]:
+    """The prompt as text and as token ids, and with what its images become."""
+    model = worker.ready()
+    use, kwargs = asked.tool_use, template_kwargs(model.prompter.reasoner, asked)
+    tools = () if use is None else use.definitions
+    if not asked.first_image:
+        prompt, ids = await model.prompter.chat_prompt(
+            asked.messages, kwargs, specials=asked.add_special_tokens, tools=tools
+        )
+        return prompt, ids, None
+    check_sees(model, asked.model, asked.first_image)
+    for name in ("truncate_prompt_tokens", "prompt_logprobs"):
+        check_uncut(getattr(asked, name), name)
+    prompt, seen = await chat_with_images(
+        model, asked.model, asked.messages, kwargs, specials=asked.add_special_tokens, tools=tools
+    )
+    return prompt, seen.ids, seen
 
 
 async def complete_chat(worker: Worker, job: ChatJob) -> ChatCompletion:

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
-from daemon.engines.base import GenerationRequest, SamplingParams
-from daemon.worker.generation import check_writes
+from daemon.engines.base import GenerationRequest, ImagePrompt, SamplingParams
+from daemon.worker.generation import allowed_tokens, check_writes
+from daemon.worker.pictures import as_images, prompt_with_images
 from daemon.worker.state import Worker
 from fcd.errors import ApiError
 from fcd.wire.openai_sampling import MAX_CHOICES, MAX_LOGPROBS, MAX_STOP_IDS, MAX_STOP_LENGTH, MAX_STOPS
@@ -36,6 +37,8 @@ class FastChatParams(msgspec.Struct, frozen=True):
     best_of: int = 1
     seed: int | None = None
     model: str | None = None
+    images: tuple[str, ...] = ()
+    """In base64, for the places that the prompt has for them."""
 
 
 def read_params(body: dict[str, Any]) -> FastChatParams:
@@ -47,8 +50,6 @@ def read_params(body: dict[str, Any]) -> FastChatParams:
     prompt = body.get("prompt")
     if not isinstance(prompt, str):
         raise ApiError(400, "'prompt' must be a string.", param="prompt")
-    if body.get("images"):
-        raise ApiError(400, "This model takes no images.", param="images")
     if body.get("use_beam_search"):
         raise ApiError(400, "'use_beam_search' is not supported here.", param="use_beam_search")
     logprobs = body.get("logprobs")
@@ -66,6 +67,7 @@ def read_params(body: dict[str, Any]) -> FastChatParams:
         stop_token_ids=_stop_ids(body.get("stop_token_ids")),
         logprobs=None if logprobs is None else int(_number(body, "logprobs", 0, 0, MAX_LOGPROBS)),
         best_of=int(_number(body, "best_of", 1, 1, MAX_CHOICES)),
+        images=as_images(body.get("images")),
         model=body["model"] if isinstance(body.get("model"), str) else None,
         seed=None if body.get("seed") is None else int(_number(body, "seed", 0, -(2**63), 2**63 - 1)),
     )
@@ -76,12 +78,20 @@ async def generation_request(worker: Worker, params: FastChatParams) -> tuple[Ge
     model = worker.ready()
     info = model.engine.info
     check_writes(info)
-    ids = await model.prompter.text_ids(params.prompt)
+    seen: ImagePrompt | None = None
+    if params.images:
+        seen = await prompt_with_images(model, params.model or worker.names[0], params.prompt, params.images)
+        ids = seen.ids
+    else:
+        ids = await model.prompter.text_ids(params.prompt)
     if not ids:
         raise ApiError(400, "'prompt' has no tokens.", param="prompt")
     wanted = params.max_new_tokens
     if info.is_encoder_decoder:
         ids, wanted = ids[: info.context_length], min(wanted, info.context_length)
+    elif seen is not None:
+        # What stands for an image cannot be cut off it.
+        wanted = allowed_tokens(info, len(ids), wanted, param="prompt", strict=False)
     else:
         room = info.context_length - wanted - 1
         if room < 1:
@@ -107,7 +117,9 @@ async def generation_request(worker: Worker, params: FastChatParams) -> tuple[Ge
     )
     adapter = worker.adapter(params.model)
     request_id = f"fastchat-{uuid.uuid4().hex}"
-    return GenerationRequest(request_id, ids, sampling, best_of=params.best_of, adapter=adapter), params.prompt
+    return GenerationRequest(
+        request_id, ids, sampling, best_of=params.best_of, adapter=adapter, images=seen
+    ), params.prompt
 
 
 def _number(body: dict[str, Any], name: str, default: float, low: float, high: float) -> float:

@@ -189,7 +189,12 @@ class Program:
         asked = self.options.model_options.conv_template
         seq2seq = engine.info.is_encoder_decoder
         template = choose_template(engine.tokenizer, folder, asked, is_encoder_decoder=seq2seq)
-        prompter = Prompter(engine.tokenizer, template, raw=seq2seq and template is None)
+        sees = "vision" in engine.info.capabilities
+        prompter = Prompter(engine.tokenizer, template, raw=seq2seq and template is None, sees=sees)
+        if sees and not prompter.image_mark:
+            able = tuple(each for each in engine.info.capabilities if each != "vision")
+            why = "its chat template has no place for them"
+            engine.info = replace(engine.info, capabilities=able, blind=why)
         self.worker.model = Model(engine, prompter, TokenTable(engine.tokenizer), read_defaults(folder))
         self.worker.status = "ok"
 

@@ -18,6 +18,7 @@ from fcd.wire.openai import Message
 
 log = logging.getLogger("fcd.worker")
 
+_PROBE = "@@probe@@"
 LONG_TEXT = 8_000
 """Characters above which rendering and tokenising leave the event loop."""
 
@@ -30,9 +31,10 @@ class Prompter:
     Args:
         template: a named template that takes the place of the tokenizer's own; None uses the tokenizer's.
         raw: the model takes plain text (an encoder-decoder): the prompt of a chat is the last user message.
+        sees: the model takes images.
     """
 
-    def __init__(self, tokenizer: Any, template: ConvTemplate | None, *, raw: bool = False) -> None:
+    def __init__(self, tokenizer: Any, template: ConvTemplate | None, *, raw: bool = False, sees: bool = False) -> None:
         self.tokenizer = tokenizer
         self.template = template
         self.raw = raw
@@ -40,6 +42,10 @@ class Prompter:
         self._source = "" if template is not None or raw else _template_source(tokenizer)
         added = {str(token): token for token in getattr(tokenizer, "added_tokens_decoder", {}).values()}
         self.special_tokens = frozenset(text for text, token in added.items() if getattr(token, "special", False))
+        self._parts = bool(self._source) and not self._takes_texts()
+        """The template reads messages part by part, and passes over one that is a plain string."""
+        self.image_mark = self._find_image_mark() if sees and self._source else ""
+        """What a rendered chat has where an image stands; empty where the template has no place for one."""
         self.family = detect_family(self._source, added)
         self.reasoner = detect_reasoning(self._source, added)
 
@@ -135,7 +141,7 @@ class Prompter:
         add_generation_prompt: bool = True,
         tools: Sequence[dict[str, Any]] = (),
     ) -> tuple[str, list[int]]:
-        """A chat's prompt as text and as token ids."""
+        """A chat's prompt as text and as token ids. There are no images in it."""
         wanted = self.specials_by_default if specials is None else specials
 
         def work() -> tuple[str, list[int]]:
@@ -161,11 +167,48 @@ class Prompter:
             raise invalid("messages", f"The model's chat template cannot take these messages: {reason[:300]}") from None
         return str(text)
 
+    def _content(self, message: Message) -> str | list[dict[str, str]]:
+        if isinstance(message.content, list) and message.images:
+            return [
+                {"type": "image"} if part.image_url is not None else {"type": "text", "text": part.text or ""}
+                for part in message.content
+            ]
+        return [{"type": "text", "text": message.text}] if self._parts else message.text
+
+    def _takes_texts(self) -> bool:
+        """Whether a message that is a plain string is in what the template makes of it, or in no form at all."""
+        return self._probe(_PROBE).count(_PROBE) > 0 or not self._probe([{"type": "text", "text": _PROBE}])
+
+    def _find_image_mark(self) -> str:
+        """What an image adds to a rendered message."""
+        text = {"type": "text", "text": _PROBE}
+        with_image, without = self._probe([{"type": "image"}, text]), self._probe([text])
+        begin, _, _ = with_image.partition(_PROBE)
+        if not begin or not without:
+            return ""
+        before = without.partition(_PROBE)[0]
+        pairs = zip(begin, before, strict=False)
+        same = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(begin), len(before)))
+        return begin[same:].strip()
+
+    def _probe(self, content: str | list[dict[str, str]]) -> str:
+        """A message rendered by the tokenizer's own template; empty when it cannot be, or says nothing of it."""
+        try:
+            text = str(
+                self.tokenizer.apply_chat_template(
+                    [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+                )
+            )
+        except Exception:
+            log.debug("the chat template takes no such message", exc_info=True)
+            return ""
+        return text if _PROBE in text else ""
+
     def _as_dict(self, message: Message) -> dict[str, Any]:
         role = message.role
         if role == "developer" and "developer" not in self._source:
             role = "system"
-        shown: dict[str, Any] = {"role": role, "content": message.text}
+        shown: dict[str, Any] = {"role": role, "content": self._content(message)}
         if message.name is not None:
             shown["name"] = message.name
         if message.tool_calls:

@@ -16,6 +16,7 @@ from daemon.http import json_response
 from daemon.worker.chat import complete_chat, prepare_chat, stream_chat
 from daemon.worker.completions import complete, prepare_completion, stream_completion
 from daemon.worker.guard import over_unix_socket
+from daemon.worker.pictures import chat_with_images
 from daemon.worker.prompts import LONG_TEXT
 from daemon.worker.sse import EventStream
 from daemon.worker.state import Model, Worker
@@ -98,12 +99,23 @@ def openai_routes(worker: Worker) -> Blueprint:
         _check_model(worker, request, asked.model)
         if asked.messages is not None:
             generation = True if asked.add_generation_prompt is None else asked.add_generation_prompt
-            ids = await model.prompter.chat_ids(
-                asked.messages,
-                asked.chat_template_kwargs,
-                specials=asked.add_special_tokens,
-                add_generation_prompt=generation,
-            )
+            if any(message.images for message in asked.messages):
+                _, seen = await chat_with_images(
+                    model,
+                    asked.model or worker.names[0],
+                    asked.messages,
+                    asked.chat_template_kwargs,
+                    specials=asked.add_special_tokens,
+                    add_generation_prompt=generation,
+                )
+                ids = seen.ids
+            else:
+                ids = await model.prompter.chat_ids(
+                    asked.messages,
+                    asked.chat_template_kwargs,
+                    specials=asked.add_special_tokens,
+                    add_generation_prompt=generation,
+                )
         else:
             specials = True if asked.add_special_tokens is None else asked.add_special_tokens
             ids = await model.prompter.text_ids(asked.prompt or "", specials=specials)
@@ -148,7 +160,8 @@ def _check_model(worker: Worker, request: AnyRequest, name: str | None) -> None:
 def _cards(worker: Worker) -> list[ModelCard]:
     model = worker.ready()
     created, length = int(worker.started_at), model.engine.info.context_length
-    return [ModelCard(name, created, length, parent=worker.parent(name)) for name in worker.names]
+    able = list(model.engine.info.capabilities)
+    return [ModelCard(name, created, length, parent=worker.parent(name), capabilities=able) for name in worker.names]
 
 
 def _base64(vector: list[float]) -> str:

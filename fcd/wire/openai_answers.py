@@ -157,6 +157,8 @@ class ModelCard(msgspec.Struct):
     owned_by: str = "fcd"
     parent: str | None = None
     """The model that an adapter is over, as vLLM says it."""
+    capabilities: list[str] = []
+    """What it can do, `vision` among it."""
 
 
 class ModelCards(msgspec.Struct):

@@ -27,6 +27,7 @@ from daemon.engines.transformers.scheduler import Scheduler
 from daemon.engines.transformers.seq2seq import Seq2SeqRunner
 from daemon.engines.transformers.serial import SerialRunner
 from daemon.engines.transformers.threads import SIZES, ThreadPlan, choose_threads, is_fixed, measure_plan
+from daemon.engines.transformers.vision import VisionRunner
 from fcd.errors import ModelLoadError
 
 log = logging.getLogger("fcd.engine")
@@ -80,6 +81,16 @@ def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts | LoadedMo
 
 def _make_runner(loaded: LoadedModel, budget: Callable[[], int]) -> tuple[Runner, RowPool, Adapters | None]:
     """The runner, its rows and the adapters; `budget` is asked once everything else has its memory."""
+    runner, pool, adapters = _make_text_runner(loaded, budget)
+    if loaded.processor is None:
+        return runner, pool, adapters
+    threads = runner.threads if isinstance(runner, PackedRunner) else None
+    return VisionRunner(loaded.model, runner, threads), pool, adapters
+
+
+def _make_text_runner(
+    loaded: LoadedModel, budget: Callable[[], int]
+) -> tuple[PackedRunner | SerialRunner | Seq2SeqRunner, RowPool, Adapters | None]:
     model, context = loaded.model, loaded.info.context_length
     if loaded.kind == "packed":
         device = torch.device(loaded.info.device)
@@ -195,4 +206,5 @@ def build_engine(parts: Parts | LoadedModel) -> TransformersEngine | EncoderEngi
         embedder,
         max_total=parts.max_total,
         decoder_start=parts.decoder_start,
+        images=loaded.processor,
     )

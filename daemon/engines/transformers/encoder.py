@@ -7,7 +7,16 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from daemon.engines.base import Delta, EngineInfo, EngineStats, GenerationRequest, Grammar, GrammarSpec
+from daemon.engines.base import (
+    Delta,
+    EngineInfo,
+    EngineStats,
+    GenerationRequest,
+    Grammar,
+    GrammarSpec,
+    ImageInput,
+    ImagePrompt,
+)
 from daemon.engines.transformers.embeddings import Embedder
 from fcd.errors import ApiError
 
@@ -32,6 +41,10 @@ class EncoderEngine:
         yield  # what makes this a generator
 
     async def compile_grammar(self, spec: GrammarSpec) -> Grammar:
+        """Raises ApiError: 400, it writes no text."""
+        raise self._no_text()
+
+    async def read_images(self, text: str, images: Sequence[ImageInput], *, specials: bool) -> ImagePrompt:
         """Raises ApiError: 400, it writes no text."""
         raise self._no_text()
 

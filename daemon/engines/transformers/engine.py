@@ -14,10 +14,20 @@ from collections.abc import AsyncIterator
 from collections.abc import Sequence as Seq
 from typing import Any
 
-from daemon.engines.base import Delta, EngineInfo, EngineStats, GenerationRequest, Grammar, GrammarSpec
+from daemon.engines.base import (
+    Delta,
+    EngineInfo,
+    EngineStats,
+    GenerationRequest,
+    Grammar,
+    GrammarSpec,
+    ImageInput,
+    ImagePrompt,
+)
 from daemon.engines.transformers.core import EngineCore, Event
 from daemon.engines.transformers.detokenizer import DetokenizerFactory
 from daemon.engines.transformers.embeddings import Embedder
+from daemon.engines.transformers.processor import ImageProcessor
 from daemon.engines.transformers.sampling import choice_seed
 from daemon.engines.transformers.sequence import RequestState, Sequence
 from daemon.engines.transformers.stops import StopStrings
@@ -32,6 +42,7 @@ class TransformersEngine:
     Args:
         max_prompt: the longest prompt, and `max_total` the longest prompt and completion together, that a row can hold.
         decoder_start: for encoder-decoder models, the ids that the decoder begins with.
+        images: the processor of a model that sees.
     """
 
     def __init__(
@@ -44,6 +55,7 @@ class TransformersEngine:
         *,
         max_total: int,
         decoder_start: Seq[int] | None = None,
+        images: ImageProcessor | None = None,
     ) -> None:
         self.info = info
         self.tokenizer = tokenizer
@@ -52,6 +64,7 @@ class TransformersEngine:
         self._embedder = embedder
         self._max_total = max_total
         self._decoder_start = decoder_start
+        self._images = images
         self._inbox: queue.SimpleQueue[RequestState | int | None] = queue.SimpleQueue()
         self._outboxes: dict[int, asyncio.Queue[Delta | ApiError | None]] = {}
         self._loop = asyncio.get_running_loop()
@@ -98,6 +111,12 @@ class TransformersEngine:
         grammar: Grammar = await self._structured.compile(spec)
         return grammar
 
+    async def read_images(self, text: str, images: Seq[ImageInput], *, specials: bool) -> ImagePrompt:
+        """Put images into a prompt; see `Engine.read_images`."""
+        if self._images is None:
+            raise ApiError(400, "This model sees no images.", code="unsupported_content_part", param=images[0].param)
+        return await asyncio.to_thread(self._images.prepare, text, images, specials=specials)
+
     async def embed(self, inputs: Seq[Seq[int]], adapter: str = "") -> list[list[float]]:
         """Vectors, computed off the step loop.
 
@@ -124,6 +143,8 @@ class TransformersEngine:
         params = request.params
         if request.adapter and request.adapter not in self.info.adapters:
             raise ApiError(400, f"This worker has no adapter '{request.adapter[:80]}'.", param="model")
+        if request.images is not None:
+            self._check_images(request)
         prompt = [int(i) for i in request.prompt_ids]
         self._check_ids(prompt, "prompt", answer=params.max_tokens > 0)
         encoder = None
@@ -160,6 +181,17 @@ class TransformersEngine:
                 )
             )
         return state
+
+    def _check_images(self, request: GenerationRequest) -> None:
+        """Refuse what a prompt with images cannot be asked for. Raises ApiError 400."""
+        if self._images is None:
+            raise ApiError(400, "This model sees no images.", code="unsupported_content_part", param="messages")
+        for param, given in (("prompt_logprobs", request.params.prompt_logprobs), ("model", request.adapter or None)):
+            if given is not None:
+                what = "An adapter" if param == "model" else f"'{param}'"
+                raise ApiError(
+                    400, f"{what} cannot be used with images in the prompt.", code="unsupported_parameter", param=param
+                )
 
     def _check_ids(self, ids: Seq[int], param: str, *, answer: bool = False) -> None:
         """Refuse what cannot be computed; with `answer`, one more token must fit behind the prompt."""

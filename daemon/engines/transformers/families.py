@@ -35,6 +35,15 @@ def is_softcapped(config: Any) -> bool:
     return any(getattr(part, "attn_logit_softcapping", None) for part in parts)
 
 
+def has_eyes(config: Any) -> bool:
+    """Whether a configuration is of a decoder with a part that sees images."""
+    from transformers import AutoModelForImageTextToText
+
+    if config.is_encoder_decoder or getattr(config, "vision_config", None) is None:
+        return False
+    return type(config) in AutoModelForImageTextToText._model_mapping
+
+
 def is_encoder(config: Any) -> bool:
     """Whether a model is an encoder alone (BERT and its kin), which embeds texts and writes none.
 

@@ -18,7 +18,14 @@ from daemon.engines.base import EngineInfo, LoadOptions, LoadProgress
 from daemon.engines.transformers import attention, devices
 from daemon.engines.transformers.adapter_files import AdapterFile, read_adapters
 from daemon.engines.transformers.context import context_length
-from daemon.engines.transformers.families import can_pack, encoder_length, has_pooler, is_encoder, is_softcapped
+from daemon.engines.transformers.families import (
+    can_pack,
+    encoder_length,
+    has_eyes,
+    has_pooler,
+    is_encoder,
+    is_softcapped,
+)
 from daemon.engines.transformers.folder import check_folder, tokenizer_missing
 from daemon.engines.transformers.lowbit import LowBit
 from daemon.engines.transformers.number_format import NumberFormat, choose_on_cpu
@@ -26,6 +33,7 @@ from daemon.engines.transformers.packed import packed_agrees
 from daemon.engines.transformers.placement import Placement, gpu_kv_bytes, left_in_memory, parse_bytes, place
 from daemon.engines.transformers.pooling import Pooling, read_pooling
 from daemon.engines.transformers.prequantized import check_prequantized
+from daemon.engines.transformers.processor import ImageProcessor, load_processor
 from daemon.engines.transformers.progress import report_progress
 from daemon.engines.transformers.quantizer import bits_of, half_config, quantization_config
 from daemon.engines.transformers.threads import choose_threads
@@ -57,6 +65,8 @@ class LoadedModel:
     """The checkpoint's own library computes some of its layers."""
     dtype: torch.dtype = torch.float32
     """Of its activations."""
+    processor: ImageProcessor | None = None
+    """What reads its images; None for a model that sees none here."""
 
 
 def load_model(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
@@ -91,16 +101,21 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     device = devices.choose_device(options.device)
     stored = check_prequantized(config, device.type, options.quantization)
     tokenizer = _load_tokenizer(folder, trust)
+    processor, blind = load_processor(folder, config, trust) if has_eyes(config) else (None, "")
+    if processor is not None:
+        tokenizer = processor.tokenizer
+        tokenizer.chat_template = processor.chat_template or tokenizer.chat_template
     native = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
     form = NumberFormat(devices.choose_dtype(options.dtype, native, device))
     native = native or torch.float32
     if device.type == "cpu" and native in _SIXTEEN_BITS and not stored and not options.quantization:
         form = _measured_format(folder, config, form.dtype if options.dtype not in {"", "auto"} else None)
     placement = place(options, device)
-    model = _load_packed(folder, config, form, native, placement, options, progress) if form.packed else None
+    family = _family(config, sees=processor is not None)
+    model = _load_packed(folder, config, family, form, native, placement, options, progress) if form.packed else None
     if model is None:
         form = _plain(form, folder)
-        model = _load_weights(folder, config, form.dtype, placement, options, progress)
+        model = _load_weights(folder, config, family, form.dtype, placement, options, progress)
     model.eval().requires_grad_(False)
     info = _describe(folder, model, tokenizer, placement.device, form, options)
     if is_encoder(config):
@@ -113,7 +128,21 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     kind = _runner_kind(model)
     if adapters and kind != "packed":
         raise no_adapters(options)
-    return LoadedModel(model, tokenizer, info, kind, adapters, pooling, came_quantized=bool(stored), dtype=form.dtype)
+    images = None
+    if processor is not None:
+        images = ImageProcessor(processor)
+        info = msgspec.structs.replace(info, capabilities=(*info.capabilities, "vision"))
+    return LoadedModel(
+        model,
+        tokenizer,
+        msgspec.structs.replace(info, blind=blind),
+        kind,
+        adapters,
+        pooling,
+        came_quantized=bool(stored),
+        dtype=form.dtype,
+        processor=images,
+    )
 
 
 def _measured_format(folder: Path, config: Any, wanted: torch.dtype | None) -> NumberFormat:
@@ -140,6 +169,7 @@ def _plain(form: NumberFormat, folder: Path) -> NumberFormat:
 def _load_packed(
     folder: Path,
     config: Any,
+    family: Any,
     form: NumberFormat,
     native: torch.dtype,
     placement: Placement,
@@ -149,7 +179,7 @@ def _load_packed(
     """The model with packed fp16 weights, or None where its code needs the weights as they are."""
     try:
         quantizer = half_config(native)
-        model = _load_weights(folder, config, form.dtype, placement, options, progress, quantizer)
+        model = _load_weights(folder, config, family, form.dtype, placement, options, progress, quantizer)
     except ModelLoadError as error:
         log.info("packed weights are not used: %s", error.message)
         return None
@@ -236,19 +266,31 @@ def _load_tokenizer(folder: Path, trust: bool) -> Any:
         raise tokenizer_missing(folder) or error from error
 
 
+def _family(config: Any, *, sees: bool) -> Any:
+    """The class of transformers that loads a model: one that sees has its eyes loaded where they can be used."""
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
+
+    if is_encoder(config):
+        return AutoModel
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    # Without a class for its text alone, it is loaded whole and asked for text.
+    whole = sees or type(config) not in AutoModelForCausalLM._model_mapping
+    return AutoModelForImageTextToText if has_eyes(config) and whole else AutoModelForCausalLM
+
+
 def _load_weights(
     folder: Path,
     config: Any,
+    kind: Any,
     dtype: torch.dtype,
     placement: Placement,
     options: LoadOptions,
     progress: LoadProgress,
     quantizer: Any = None,
 ) -> Any:
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoModel
 
-    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    kind = AutoModel if is_encoder(config) else kind
     ours = kind is not AutoModel and can_pack(config, kind._model_mapping.get(type(config), None))
     if options.lora_modules and not ours:
         raise no_adapters(options)
@@ -312,7 +354,8 @@ def _describe(
 def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """Every id that ends an answer: the generation config's, the model config's and the tokenizer's."""
     found: list[int] = []
-    for owner in (getattr(model, "generation_config", None), model.config, tokenizer):
+    text = model.config.get_text_config(decoder=True)
+    for owner in (getattr(model, "generation_config", None), model.config, text, tokenizer):
         value = getattr(owner, "eos_token_id", None)
         for item in value if isinstance(value, list | tuple) else [value]:
             if isinstance(item, int) and item not in found:

@@ -48,7 +48,7 @@ class PackedRunner:
         flash: bool = False,
     ) -> None:
         self._adapters = adapters
-        self._threads = threads
+        self.threads = threads
         self._model = model
         self._lean = lean
         self._pool = pool
@@ -159,7 +159,7 @@ class PackedRunner:
         return self._adapters.batch(users, None if self._spread else keep or [0])
 
     def _run(self, step: Step, ids: list[int], positions: list[int], keep: list[int]) -> torch.Tensor:
-        if self._threads is not None and (count := self._threads.threads(len(ids))) != torch.get_num_threads():
+        if self.threads is not None and (count := self.threads.threads(len(ids))) != torch.get_num_threads():
             torch.set_num_threads(count)
         packed = torch.tensor([ids, positions], device=self._device)
         # At least one row of logits is computed: models do not expect none.

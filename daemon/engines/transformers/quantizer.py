@@ -239,7 +239,9 @@ def _tied_keys(model: Any) -> dict[str, str]:
 
 
 def _keeps_format(name: str) -> bool:
-    return name.rsplit(".", 1)[-1] in {"gate", "router", "dt_proj"}
+    # What sees images is a small part of a model, and its code may multiply by its weights itself.
+    sees = any(part.startswith(("vision", "visual")) for part in name.split("."))
+    return sees or name.rsplit(".", 1)[-1] in {"gate", "router", "dt_proj"}
 
 
 def _linear(module: Any, bits: int, whole_inputs: bool) -> nn.Module:

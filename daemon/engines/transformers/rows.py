@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 MIN_CAPACITY = 128
+OUTSIDE = -1
+"""The slot of a row that is in no slab."""
 MIN_CACHED = 16
 """A shorter prefix is computed again sooner than it is looked for."""
 
@@ -124,6 +126,7 @@ class RowPool:
         self.effects: list[Effect] = []
         self.reserved = 0
         self._clock = 0
+        self._outside: list[Row] = []
 
     @property
     def max_tokens(self) -> int:
@@ -135,7 +138,8 @@ class RowPool:
 
     def used_bytes(self) -> int:
         """Bytes of the rows that running sequences hold."""
-        return sum(self._row_bytes(row.size_class) for row in self.rows() if row.state == "running")
+        running = [row for row in self.rows() if row.state == "running"]
+        return sum(self._row_bytes(row.size_class) for row in (*running, *self._outside))
 
     def drain(self) -> list[Effect]:
         effects, self.effects = self.effects, []
@@ -151,10 +155,22 @@ class RowPool:
         self.classes[index].slots[slot] = row
         return row
 
+    def outside(self, ids: list[int], tokens: int) -> Row | None:
+        """A running row that its runner keeps somewhere else: it counts against the budget and has no slot."""
+        index = self._class_for(tokens)
+        if index is None or not self._free(self._row_bytes(index)):
+            return None
+        self.reserved += self._row_bytes(index)
+        row = Row(index, OUTSIDE, ids, last_used=self._tick())
+        self._outside.append(row)
+        return row
+
     def ensure(self, row: Row, tokens: int) -> bool:
         """Make room for `tokens` in a running row, moving it to a larger class when it is full."""
         if tokens <= self.classes[row.size_class].capacity:
             return True
+        if row.slot == OUTSIDE:
+            return self._widen(row, tokens)
         index = self._class_for(tokens)
         slot = None if index is None else self._find_slot(index)
         if index is None or slot is None:
@@ -168,6 +184,11 @@ class RowPool:
 
     def release(self, row: Row, *, keep: bool = True) -> None:
         """End a running row: it becomes a cached prefix, or is free at once."""
+        if row.slot == OUTSIDE:
+            self._outside.remove(row)
+            self.reserved -= self._row_bytes(row.size_class)
+            row.state = "gone"
+            return
         if not keep or not self.max_cached or row.length < MIN_CACHED:
             self._forget(row)
             return
@@ -265,6 +286,27 @@ class RowPool:
         slot = len(slots)
         self._resize(index, slot + extra)
         return slot
+
+    def _widen(self, row: Row, tokens: int) -> bool:
+        index = self._class_for(tokens)
+        more = 0 if index is None else self._row_bytes(index) - self._row_bytes(row.size_class)
+        if index is None or not self._free(more):
+            return False
+        self.reserved += more
+        row.size_class = index
+        return True
+
+    def _free(self, wanted: int) -> bool:
+        """Have so many bytes of the budget reserved by nothing: free slots go, then the oldest cached rows."""
+        if self.reserved + wanted > self.budget:
+            for index in range(len(self.classes)):
+                self._trim(index)
+        cached = sorted((r for r in self.rows() if r.state == "cached"), key=lambda r: r.last_used)
+        while self.reserved + wanted > self.budget and cached:
+            row = cached.pop(0)
+            self._forget(row)
+            self._trim(row.size_class)
+        return self.reserved + wanted <= self.budget
 
     def _fits(self, index: int) -> bool:
         return self.reserved + self._row_bytes(index) <= self.budget

@@ -78,7 +78,7 @@ class Scheduler:
             self.waiting.remove(sequence)
         if sequence.row is not None:
             self.pool.release(sequence.row, keep=keep)
-            sequence.row = None
+            sequence.row = sequence.encoder = None
 
     def idle(self) -> bool:
         return not self.running and not self.waiting
@@ -95,6 +95,10 @@ class Scheduler:
             start, total = sequence.row.length, len(sequence.ids)
             if total - start == 1:
                 plan.decode.append(Work(sequence, start, 1, True))
+            elif sequence.alone:
+                # Whole, and one in a step: whoever waits, or leaves, waits for no more than this.
+                if not any(work.sequence.alone for work in plan.prefill):
+                    plan.prefill.append(Work(sequence, start, total - start, True))
             elif budget > 0 or not self.chunk:
                 count = total - start
                 if self.chunk:
@@ -118,7 +122,7 @@ class Scheduler:
         assert sequence.row is not None
         self.running.remove(sequence)
         self.pool.release(sequence.row)
-        sequence.row = None
+        sequence.row = sequence.encoder = None
         sequence.decoding = False
         sequence.leader = None
         self.waiting.appendleft(sequence)
@@ -152,14 +156,14 @@ class Scheduler:
 
     def _find_leader(self, sequence: Sequence) -> Sequence | None:
         """A sequence whose running prefill will hold a good part of this prompt: cheaper to wait for than to repeat."""
-        if not self.pool.max_cached or sequence.encoder_ids is not None:
+        if not self.pool.max_cached or sequence.encoder_ids is not None or sequence.alone:
             return None
         if sequence.owner.request.params.prompt_logprobs is not None:
             return None
         head = sequence.ids[: max(MIN_CACHED * 2, len(sequence.ids) // 2)]
         for other in self.running:
             unfinished = other.row is not None and not other.decoding and other.row.length < len(head)
-            if unfinished and other.adapter == sequence.adapter and other.ids[: len(head)] == head:
+            if unfinished and not other.alone and other.adapter == sequence.adapter and other.ids[: len(head)] == head:
                 return other
         return None
 
@@ -167,6 +171,11 @@ class Scheduler:
         # An encoder-decoder model keeps as much for each prompt token as for each token of the answer.
         prompt = len(sequence.encoder_ids or ())
         tokens = max(prompt, min(sequence.max_length, len(sequence.ids) + ROOM_AHEAD, self.pool.max_tokens))
+        if sequence.alone:
+            sequence.row = self.pool.outside(sequence.ids, tokens)
+            if sequence.row is None and tokens > len(sequence.ids) + 1:
+                sequence.row = self.pool.outside(sequence.ids, len(sequence.ids) + 1)
+            return sequence.row is not None
         source, shared = None, 0
         if (
             self.pool.max_cached

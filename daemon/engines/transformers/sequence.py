@@ -50,7 +50,7 @@ class Sequence:
     """The ids that end it: the model's own, unless they are ignored, and the request's."""
     encoder_ids: list[int] | None = None
     encoder: Any = None
-    """Encoder-decoder models: what the runner keeps for it."""
+    """With images: what the runner keeps for it between steps."""
     row: Row | None = None
     leader: Sequence | None = None
     """A sequence whose prefill this one waits for, to begin from a copy of it."""
@@ -73,6 +73,11 @@ class Sequence:
     def adapter(self) -> str:
         """The adapter that computes it; empty for the model as it is."""
         return self.owner.request.adapter
+
+    @property
+    def alone(self) -> bool:
+        """It has images: it is computed by itself, and its keys and values are not in the store."""
+        return self.owner.request.images is not None
 
     @property
     def computed(self) -> int:

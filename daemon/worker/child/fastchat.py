@@ -102,6 +102,8 @@ async def _frames(server: ChildServer, params: FastChatParams, model: str) -> As
 
 def _completion(params: FastChatParams) -> dict[str, Any]:
     """OpenAI's request for FastChat's parameters. Beyond OpenAI's own fields, only what was asked for is sent."""
+    if params.images:
+        raise invalid("images", "'images' cannot be put to this server in FastChat's frames: use /v1/chat/completions.")
     if params.logprobs is not None:
         raise invalid("logprobs", "'logprobs' cannot be had from a server in FastChat's frames.")
     body: dict[str, Any] = {

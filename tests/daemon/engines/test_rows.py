@@ -118,3 +118,30 @@ def test_cached_rows_give_way_to_running_ones() -> None:
         pool.release(row)
     assert len(pool.rows()) == 2
     assert pool.match([5] * 200, 200)[1] == 200
+
+
+def test_rows_that_are_kept_elsewhere_count_against_the_budget() -> None:
+    pool = RowPool(512, 1, 1000)
+    cached = pool.allocate(list(range(200)), 200)
+    assert cached is not None
+    cached.length = 200
+    pool.release(cached)
+    assert pool.reserved == 256
+    far = pool.outside([1, 2, 3], 500)
+    assert far is not None
+    assert (pool.reserved, pool.used_bytes()) == (768, 512)
+    # The cached row is given up for another, and no more fits.
+    other = pool.outside([1], 300)
+    assert other is None
+    near = pool.outside([1], 250)
+    assert near is not None
+    assert pool.reserved <= 1000
+    assert pool.ensure(near, 256)
+    assert not pool.ensure(near, 257)
+    assert pool.allocate([1], 300) is None
+    pool.release(far)
+    assert pool.ensure(near, 257)
+    assert pool.match([1, 2, 3], 3) == (None, 0)
+    pool.release(near)
+    assert pool.used_bytes() == 0
+    assert pool.allocate([1], 300) is not None
