@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from daemon.cluster.entry import head_of
-from daemon.cluster.messages import AgentError
+from daemon.cluster.messages import AgentError, Node
+from daemon.cluster.reasons import gpus_by_memory
+from daemon.controller.vllm_sizes import parallel_of
 from daemon.store.placements import Need
 from daemon.supervisor.launch import LaunchSpec, model_flags
 from fcd.errors import ApiError, ConfigError, invalid
@@ -41,12 +45,27 @@ def need_of(asked: PlaceRequest, spec: LaunchSpec) -> Need:
         raise invalid("cpus", f"'cpus' must be between 1 and {MOST_CPUS}.")
     options = spec.options
     vram = _size(asked.vram, "vram")
-    on_gpu = options.device.partition(":")[0] in ("cuda", "gpu") or vram > 0
-    gpus = options.num_gpus or (1 if on_gpu else 0)
+    device = options.device.partition(":")[0]
+    on_gpu = device in ("cuda", "gpu") or vram > 0 or (options.engine == "vllm" and device != "cpu")
+    gpus = options.num_gpus or parallel_of(options.engine_args) or (1 if on_gpu else 0)
     memory = _size(asked.memory, "memory")
     if not memory and not gpus:
         memory = spec.needs.cpu
     return Need(cpus=asked.cpus, gpus=gpus, memory=memory, vram_mib=-(-vram // 2**20))
+
+
+def spread(need: Need, spec: LaunchSpec, nodes: Sequence[Node]) -> Need:
+    """For vLLM, of which nobody said how many GPUs: as many as hold it, by what is asked or its files say."""
+    options = spec.options
+    if not can_spread(spec) or options.num_gpus or parallel_of(options.engine_args):
+        return need
+    wanted = need.vram_mib or -(-spec.needs.gpu // 2**20)
+    return msgspec.structs.replace(need, gpus=gpus_by_memory(wanted, nodes)) if wanted else need
+
+
+def can_spread(spec: LaunchSpec) -> bool:
+    """Whether it can run over several nodes."""
+    return spec.options.engine == "vllm" and spec.options.device.partition(":")[0] != "cpu"
 
 
 def arguments_of(spec: LaunchSpec, need: Need) -> tuple[str, ...]:
@@ -68,7 +87,8 @@ def arguments_of(spec: LaunchSpec, need: Need) -> tuple[str, ...]:
         raise invalid("keep_alive", "A worker on a cluster runs until it is stopped: leave --keep-alive out.")
     # It sees the GPUs that it is given, and no others, counted from 0.
     device = options.device.partition(":")[0] or ("" if need.gpus else "cpu")
-    shown = msgspec.structs.replace(options, device=device, num_gpus=need.gpus if need.gpus > 1 else 0)
+    number = need.gpus if need.gpus > 1 and not parallel_of(options.engine_args) else 0
+    shown = msgspec.structs.replace(options, device=device, num_gpus=number)
     return (spec.target, "--model-names", ",".join(spec.all_names), *model_flags(shown))
 
 

@@ -13,7 +13,7 @@ import msgspec
 from daemon.access import is_loopback
 from daemon.cluster.link import Cluster
 from daemon.cluster.messages import AgentError, HostStatus, Launch, Node, Seen
-from daemon.cluster.reasons import state_of
+from daemon.cluster.reasons import nodes_for, share, state_of
 from daemon.store.placements import Placement
 from fcd import __version__
 from fcd.wire.admin import WorkerState
@@ -24,6 +24,7 @@ _SOON_S = 0.5
 _STEADY_S = 3.0
 _RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 _STOP_SLACK_S = 10.0
+_WAITING = ("PENDING", "RESCHEDULING")
 _STEADY: frozenset[WorkerState] = frozenset({"ready", "pending", "failed"})
 
 
@@ -45,6 +46,10 @@ class Books(Protocol):
 
     async def new_token(self, placed: Placed) -> str:
         """A join token for it; the one before is no longer good."""
+        ...
+
+    async def reshape(self, placed: Placed, nodes: int) -> None:
+        """It is to be over so many nodes."""
         ...
 
     async def forget(self, placed: Placed) -> None:
@@ -199,18 +204,34 @@ class Keeper:
         if placed.placement.leaving:
             await self._lead_out(placed, seen if there else None)
             return False
-        missing = seen is None or not (seen.group and seen.actor)
+        if seen is not None and seen.group in _WAITING and await self._reshaped(placed):
+            placed.seen = None
+            self._poke_later()
+            return False
+        missing = seen is None or not (seen.group and seen.actor) or seen.parts < placed.placement.nodes - 1
         if missing:
             await self._place(placed, again=placed.seen is not None)
         elif seen is not None and seen.status is not None and not self._can_register(placed, seen.status):
             await self._cluster.call(placed.placement.actor, "update", launch=await self._launch(placed))
         placed.seen = seen
-        state, reason = state_of(seen, placed.placement.need, self.nodes, leaving=False)
+        placement = placed.placement
+        state, reason = state_of(seen, placement.need, self.nodes, leaving=False, spreads=placement.spreads)
         if (state, reason) != (placed.state, placed.reason):
             placed.state, placed.reason = state, reason
-            log.info("worker %s is %s on %s. %s", placed.placement.name, state, self.name, reason)
+            log.info("worker %s is %s on %s. %s", placement.name, state, self.name, reason)
         self._books.changed(placed)
         return missing
+
+    async def _reshaped(self, placed: Placed) -> bool:
+        """Whether what waits for nodes is taken away, since it would fit over another number of them."""
+        placement = placed.placement
+        nodes = nodes_for(placement.need, self.nodes, spreads=placement.spreads)
+        if nodes in (0, placement.nodes):
+            return False
+        log.info("worker %s goes over %d nodes of %s instead of %d", placement.name, nodes, self.name, placement.nodes)
+        await self._cluster.remove(placement.actor)
+        await self._books.reshape(placed, nodes)
+        return True
 
     def _can_register(self, placed: Placed, status: HostStatus) -> bool:
         """Whether the worker knows where the daemon is now, and holds the token that it takes.
@@ -239,7 +260,8 @@ class Keeper:
             token_id=placed.placement.token_id,
             version=__version__,
             on_loopback=is_loopback(urlsplit(self._url).hostname or ""),
-            gpus=placed.placement.need.gpus,
+            gpus=share(placed.placement.need, placed.placement.nodes).gpus,
+            parts=tuple(f"{placed.placement.actor}#{number}" for number in range(1, placed.placement.nodes)),
         )
 
     async def _lead_out(self, placed: Placed, seen: Seen | None) -> None:

@@ -23,6 +23,16 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     free: dict[str, float] = {}
 
 
+class PartStatus(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One further node of a worker that is spread over several."""
+
+    node: str = ""
+    """Its address; empty: it has not said."""
+    state: Literal["idle", "starting", "loading", "ready", "ended", "unknown"] = "unknown"
+    error: str = ""
+    pid: int = 0
+
+
 class HostStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the actor says of the worker program that it runs."""
 
@@ -41,6 +51,8 @@ class HostStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     progress: Progress | None = None
     log: str = ""
     """On the node."""
+    parts: list[PartStatus] = []
+    """Its further nodes."""
 
 
 class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -54,6 +66,8 @@ class Seen(msgspec.Struct, frozen=True, omit_defaults=True):
     status: HostStatus | None = None
     problem: str = ""
     """Why the actor did not answer."""
+    parts: int = 0
+    """How many actors of further nodes it knows."""
 
 
 class Picture(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -76,6 +90,9 @@ class Launch(msgspec.Struct, frozen=True):
     on_loopback: bool
     """The daemon and all nodes are one machine, so the worker listens on loopback too."""
     gpus: int = 0
+    """On this node."""
+    parts: tuple[str, ...] = ()
+    """The actors of further nodes, where it is spread over several."""
 
 
 class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -89,6 +106,7 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
     siblings: list[str] = []
     """Actors of the same model, which should be on other nodes."""
     need: Need = Need()
+    """Of the whole."""
     launch: Launch | None = None
     method: Literal["", "logs", "restart", "stop", "update"] = ""
     amount: float = 0.0

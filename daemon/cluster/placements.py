@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from daemon.cluster.asked import arguments_of, cluster_of, need_of
+from daemon.cluster.asked import arguments_of, can_spread, cluster_of, need_of, spread
 from daemon.cluster.keeper import Keeper, Placed
 from daemon.cluster.link import AgentLink, Cluster
-from daemon.cluster.messages import AgentError, Node
+from daemon.cluster.messages import AgentError, HostStatus, Node
+from daemon.cluster.reasons import nodes_for
 from daemon.cluster.way_back import controller_url
 from daemon.controller.registry import Registry
 from daemon.security import Caller
@@ -96,7 +97,6 @@ class Placements:
         asked = request.place
         assert asked is not None
         cluster, need = cluster_of(asked.on), need_of(asked, spec)
-        arguments = arguments_of(spec, need)
         models = tuple(dict.fromkeys((*spec.all_names, *spec.options.lora_modules)))
         async with self._changing:
             keeper = self._keeper(cluster)
@@ -105,6 +105,8 @@ class Placements:
             except AgentError as error:
                 await self._drop_if_empty(cluster)
                 raise _as_api_error(error) from None
+            need = spread(need, spec, keeper.nodes)
+            arguments = arguments_of(spec, need)
             there = [
                 each.placement
                 for each in self._on(cluster)
@@ -122,7 +124,9 @@ class Placements:
                 await self._leave(self._placed[placement.name])
             names = [each.name for each in there[:wanted]]
             for _ in range(wanted - len(names)):
-                names.append(await self._enter(cluster, models, need, arguments))
+                shape = nodes_for(need, keeper.nodes, spreads=can_spread(spec)) or 1
+                new = Placement("", cluster, "", models, arguments, need, can_spread(spec), shape)
+                names.append(await self._enter(new))
             keeper.begin()
         await keeper.look_soon(_LOOK_S)
         shown = self.shown(names[0], None)
@@ -175,7 +179,9 @@ class Placements:
             info.state, info.error = placed.state, placed.reason or info.error
             info.progress = status.progress if status is not None else None
         if status is not None:
-            info.node, info.restarts, info.pid = status.node, status.restarts, status.pid
+            info.restarts, info.pid = status.restarts, status.pid
+            info.node = ", ".join([status.node, *(part.node for part in status.parts if part.node)])
+            info.notes = [*info.notes, *_nodes_note(placed, status)]
             info.started_at = status.started_at
         return info
 
@@ -241,6 +247,10 @@ class Placements:
         await self._revoke(before)
         return token
 
+    async def reshape(self, placed: Placed, nodes: int) -> None:
+        placed.placement = msgspec.structs.replace(placed.placement, nodes=nodes)
+        await self._save(placed.placement)
+
     async def forget(self, placed: Placed) -> None:
         placement = placed.placement
         await self._revoke(placement.token_id)
@@ -292,15 +302,15 @@ class Placements:
         if not self._on(cluster) and cluster in self._keepers:
             await self._keepers.pop(cluster).close()
 
-    async def _enter(self, cluster: str, models: tuple[str, ...], need: rows.Need, arguments: tuple[str, ...]) -> str:
-        """Write down one that is to run: before it is placed, so that a daemon killed in between knows of it."""
+    async def _enter(self, new: Placement) -> str:
+        """Name it and write it down: before it is placed, so that a daemon killed in between knows of it."""
         if len(self._placed) >= _MOST_PLACED:
             raise ApiError(429, f"{_MOST_PLACED} workers are on clusters, as many as may be.", code="overloaded")
-        base, number = f"{worker_name(models[0])}-ray", 1
+        base, number = f"{worker_name(new.models[0])}-ray", 1
         while f"{base}-{number}" in self._placed or f"{base}-{number}" in self._registry:
             number += 1
         name = f"{base}-{number}"
-        placement = Placement(name, cluster, f"{self._prefix}{name}", models, arguments, need)
+        placement = msgspec.structs.replace(new, name=name, actor=f"{self._prefix}{name}")
         await self._save(placement)
         self._placed[name] = Placed(placement)
         return name
@@ -325,6 +335,17 @@ class Placements:
         if token_id:
             with contextlib.suppress(NotFound):
                 await self._context.security.revoke("token", token_id)
+
+
+def _nodes_note(placed: Placed, status: HostStatus) -> list[str]:
+    """How each node of several stands."""
+    if not status.parts:
+        return []
+    own = f"{status.node} {placed.state if status.state != 'ready' else 'ready'}"
+    further = [
+        f"{part.node or 'a node'} {part.state}" + (f" ({part.error})" if part.error else "") for part in status.parts
+    ]
+    return [f"Over {1 + len(status.parts)} nodes: {'; '.join([own, *further])}."]
 
 
 def machine_addresses() -> set[str]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from daemon.cluster import host
+from daemon.cluster import group, host, part, run
 from daemon.cluster.entry import check_door, head_of, own_token, use_token
 from daemon.cluster.messages import AgentError, HostStatus, Launch, Node, Picture, Seen
-from daemon.cluster.reasons import fits, resources
+from daemon.cluster.reasons import fits, resources, share
 from daemon.store.placements import Need
 
 NAMESPACE = "fcd"
@@ -50,7 +51,8 @@ class RayCalls:
             ray.init(address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
         except BaseException as error:
             raise AgentError(_plain(error), hint=_hint_for(error)) from None
-        ray.cloudpickle.register_pickle_by_value(host)
+        for module in (host, part, group, run):
+            ray.cloudpickle.register_pickle_by_value(module)
         self._ray = ray
 
     # What there is
@@ -60,14 +62,15 @@ class RayCalls:
         from ray.util import list_named_actors, placement_group_table
 
         groups = {
-            str(group["name"]): group
-            for group in placement_group_table().values()
-            if group["state"] != "REMOVED" and str(group["name"]).startswith(prefix)
+            str(found["name"]): found
+            for found in placement_group_table().values()
+            if found["state"] != "REMOVED" and str(found["name"]).startswith(prefix)
         }
         named = {str(name) for name in list_named_actors() if str(name).startswith(prefix)}
-        known = {*actors, *groups, *named}
+        parts = Counter(name.partition("#")[0] for name in named if "#" in name)
+        known = {*actors, *groups, *parts, *(name for name in named if "#" not in name)}
         answers = self._statuses([name for name in known if name in named and _is_placed(groups.get(name))])
-        seen = {name: _seen(groups.get(name), name in named, answers.get(name)) for name in known}
+        seen = {name: _seen(groups.get(name), name in named, answers.get(name), parts[name]) for name in known}
         return Picture(self.nodes(), seen)
 
     def nodes(self) -> list[Node]:
@@ -128,33 +131,47 @@ class RayCalls:
     # What is done
 
     def place(self, actor: str, need: Need, launch: Launch, siblings: Sequence[str]) -> None:
-        """Reserve what it needs on one node, and have the worker run there. What is there already is kept."""
+        """Reserve what it needs, on one node or a part on each of several, and have the worker run there. What is there
+        already is kept.
+        """
         from ray.util.placement_group import get_placement_group, placement_group
+
+        each = share(need, len(launch.parts) + 1)
+        try:
+            reserved = get_placement_group(actor)
+        except Exception:
+            if launch.parts:
+                bundles = [resources(each)] * (len(launch.parts) + 1)
+                reserved = placement_group(bundles, strategy="STRICT_SPREAD", name=actor, lifetime="detached")
+            else:
+                reserved = placement_group(
+                    [resources(each)],
+                    strategy="STRICT_PACK",
+                    name=actor,
+                    lifetime="detached",
+                    # A wish: the node with the fewest of its kind. Where that node goes, it goes elsewhere.
+                    _soft_target_node_id=self._best_node(need, siblings),
+                )
+        for number, name in enumerate(launch.parts, start=1):
+            self._make(part.PartHost, name, each, reserved, number, name.replace("/", "-"))
+        log = actor.replace("/", "-")
+        self._make(host.WorkerHost, actor, each, reserved, 0, msgspec.to_builtins(launch), log)
+
+    def _make(self, kind: type, name: str, need: Need, reserved: Any, bundle: int, *arguments: Any) -> None:
+        """An actor on one of the reserved nodes, unless there is one of this name."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        wanted = resources(need)
         try:
-            group = get_placement_group(actor)
-        except Exception:
-            group = placement_group(
-                [wanted],
-                strategy="STRICT_PACK",
-                name=actor,
-                lifetime="detached",
-                # A wish: the node with the fewest of its kind. Where that node goes, it goes elsewhere.
-                _soft_target_node_id=self._best_node(need, siblings),
-            )
-        try:
-            self._ray.get_actor(actor, namespace=NAMESPACE)
+            self._ray.get_actor(name, namespace=NAMESPACE)
             return
         except ValueError:
             pass
-        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
-        others = {name: amount for name, amount in wanted.items() if name not in ("CPU", "GPU", "memory")}
-        self._handles[actor] = (
-            self._ray.remote(host.WorkerHost)
+        wanted = resources(need)
+        others = {other: amount for other, amount in wanted.items() if other not in ("CPU", "GPU", "memory")}
+        self._handles[name] = (
+            self._ray.remote(kind)
             .options(
-                name=actor,
+                name=name,
                 namespace=NAMESPACE,
                 lifetime="detached",
                 max_restarts=-1,
@@ -162,18 +179,18 @@ class RayCalls:
                 num_gpus=need.gpus,
                 memory=need.memory or None,
                 resources=others or None,
-                scheduling_strategy=strategy,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(reserved, placement_group_bundle_index=bundle),
             )
-            .remote(msgspec.to_builtins(launch), actor.replace("/", "-"))
+            .remote(*arguments)
         )
 
     def _best_node(self, need: Need, siblings: Sequence[str]) -> str | None:
         from ray.util import placement_group_table
 
         used: dict[str, int] = {}
-        for group in placement_group_table().values():
-            if group["name"] in siblings and group["state"] != "REMOVED":
-                for node_id in group["bundles_to_node_id"].values():
+        for found in placement_group_table().values():
+            if found["name"] in siblings and found["state"] != "REMOVED":
+                for node_id in found["bundles_to_node_id"].values():
                     used[node_id] = used.get(node_id, 0) + 1
         return best_node(need, self.nodes(), used)
 
@@ -194,18 +211,21 @@ class RayCalls:
         return [str(line) for line in answer or ()]
 
     def remove(self, actor: str) -> None:
-        """End the actor, and give back what was reserved for it."""
+        """End the actor and those of its further nodes, and give back what was reserved for them."""
+        from ray.util import list_named_actors
         from ray.util.placement_group import get_placement_group, remove_placement_group
 
-        self._handles.pop(actor, None)
-        self._asked.pop(actor, None)
-        with contextlib.suppress(ValueError):
-            self._ray.kill(self._ray.get_actor(actor, namespace=NAMESPACE), no_restart=True)
+        parts = sorted(str(name) for name in list_named_actors() if str(name).startswith(f"{actor}#"))
+        for name in (actor, *parts):
+            self._handles.pop(name, None)
+            self._asked.pop(name, None)
+            with contextlib.suppress(ValueError):
+                self._ray.kill(self._ray.get_actor(name, namespace=NAMESPACE), no_restart=True)
         try:
-            group = get_placement_group(actor)
+            reserved = get_placement_group(actor)
         except Exception:
             return
-        remove_placement_group(group)
+        remove_placement_group(reserved)
 
 
 def best_node(need: Need, nodes: Sequence[Node], used: dict[str, int]) -> str | None:
@@ -216,16 +236,17 @@ def best_node(need: Need, nodes: Sequence[Node], used: dict[str, int]) -> str | 
     return min(able, key=lambda node: (used.get(node.id, 0), -node.free.get("CPU", 0.0))).id
 
 
-def _is_placed(group: dict[str, Any] | None) -> bool:
-    return group is not None and group["state"] == "CREATED"
+def _is_placed(found: dict[str, Any] | None) -> bool:
+    return found is not None and found["state"] == "CREATED"
 
 
-def _seen(group: dict[str, Any] | None, actor: bool, answer: HostStatus | str | None) -> Seen:
-    nodes = list(group["bundles_to_node_id"].values()) if group is not None else []
+def _seen(found: dict[str, Any] | None, actor: bool, answer: HostStatus | str | None, parts: int) -> Seen:
+    nodes = list(found["bundles_to_node_id"].values()) if found is not None else []
     return Seen(
-        group=str(group["state"]) if group is not None else "",
+        group=str(found["state"]) if found is not None else "",
         node_id=str(nodes[0]) if nodes else "",
         actor=actor,
+        parts=parts,
         status=answer if isinstance(answer, HostStatus) else None,
         problem=answer if isinstance(answer, str) else "",
     )

@@ -31,6 +31,11 @@ class Placement(msgspec.Struct, frozen=True):
     arguments: tuple[str, ...]
     """Of `fcd worker run`, without where it registers and listens."""
     need: Need
+    """Of the whole, also where it is spread over several nodes."""
+    spreads: bool = False
+    """Whether it can be, where no node has what it needs."""
+    nodes: int = 1
+    """Over how many it is to be, as the cluster was when it was last asked."""
     token_id: str = ""
     leaving: bool = False
     """It was stopped, and the cluster has not confirmed that nothing of it is left."""

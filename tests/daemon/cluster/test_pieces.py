@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from daemon.cluster.asked import arguments_of, cluster_of, need_of
+from daemon.cluster.asked import arguments_of, cluster_of, need_of, spread
 from daemon.cluster.entry import head_of, own_token
 from daemon.cluster.messages import AgentError, HostStatus, Node, Seen
 from daemon.cluster.ray_calls import best_node
-from daemon.cluster.reasons import resources, state_of, why_pending
+from daemon.cluster.reasons import gpus_by_memory, nodes_for, resources, share, state_of, why_pending
 from daemon.cluster.way_back import controller_url
 from daemon.scheduler.placement import Needs
 from daemon.store.placements import Need
@@ -36,7 +37,7 @@ def test_a_need_becomes_a_bundle_of_what_it_names() -> None:
     [
         (Need(), [], ["no node that lives"]),
         (Need(1, 2), [node("a", CPU=8, GPU=1)], ["1 CPU, 2 GPU", "more than any has", "a (10.0.0.1) has 8 CPU, 1 GPU"]),
-        (Need(1, 2), [node("a", CPU=8, GPU=1), node("bb", CPU=8, GPU=1)], ["on one node, not over several"]),
+        (Need(1, 2), [node("a", CPU=8, GPU=1), node("bb", CPU=8, GPU=1)], ["in vLLM only: --engine vllm"]),
         (Need(4), [node("a", CPU=8, free={"CPU": 1})], ["waits until", "a (10.0.0.1) has 1 CPU, 0 GPU free"]),
         (Need(1, 1, 0, 8192), [node("a", CPU=8, GPU=1)], ["8.0 GiB GPU memory", "--resources='{\"vram_mib\": 81920}'"]),
         (Need(1, 0, 64 * GIB), [node("a", CPU=8, memory=8 * GIB)], ["64.0 GiB RAM", "8.0 GiB RAM"]),
@@ -46,6 +47,52 @@ def test_a_need_becomes_a_bundle_of_what_it_names() -> None:
 def test_what_is_pending_says_what_is_asked_and_what_there_is(need: Need, nodes: list[Node], words: list[str]) -> None:
     said = why_pending(need, nodes)
     assert all(word in said for word in words), said
+
+
+def test_over_how_many_nodes() -> None:
+    small = [node(name, CPU=4, GPU=2) for name in "abc"]
+    assert nodes_for(Need(1, 2), small, spreads=True) == 1
+    assert nodes_for(Need(1, 4), small, spreads=False) == 0
+    assert nodes_for(Need(1, 4), small, spreads=True) == 2
+    assert nodes_for(Need(1, 6), small, spreads=True) == 3
+    # Evenly: three GPUs are one on each of three nodes, five go nowhere.
+    assert nodes_for(Need(1, 3), small, spreads=True) == 3
+    assert nodes_for(Need(1, 5), small, spreads=True) == 0
+    assert nodes_for(Need(5, 4), small, spreads=True) == 0
+    large = node("d", CPU=8, GPU=8)
+    assert nodes_for(Need(1, 4), [*small, large], spreads=True) == 1
+    assert nodes_for(Need(1, 4), [], spreads=True) == 0
+    assert share(Need(2, 4, GIB, 4097), 2) == Need(2, 2, GIB, 2049)
+
+
+def test_as_many_gpus_as_hold_it() -> None:
+    nodes = [node(name, CPU=4, GPU=1, vram_mib=80_000) for name in "abc"]
+    assert gpus_by_memory(70_000, nodes) == 1
+    assert gpus_by_memory(150_000, nodes) == 2
+    assert gpus_by_memory(240_000, nodes) == 3
+    assert gpus_by_memory(250_000, nodes) == 1
+    assert gpus_by_memory(150_000, [node("a", CPU=4, GPU=1)]) == 1
+    vllm = spec(engine="vllm")
+    asked_for = need_of(PlaceRequest("ray", vram="146GiB"), vllm)
+    assert spread(asked_for, vllm, nodes) == Need(1, 2, 0, 146 * 1024)
+    # What the files say, where nobody said anything; and what a person said, as it is.
+    large = msgspec.structs.replace(vllm, needs=Needs(gpu=200 * GIB))
+    assert spread(need_of(PlaceRequest("ray"), large), large, nodes) == Need(1, 3)
+    said = msgspec.structs.replace(large, options=ModelOptions(engine="vllm", num_gpus=1))
+    assert spread(need_of(PlaceRequest("ray"), said), said, nodes) == Need(1, 1)
+    assert spread(Need(), spec(), nodes) == Need()
+
+
+def test_what_waits_for_several_nodes_says_so() -> None:
+    able = [node(name, CPU=4, GPU=1, free={"CPU": 4, "GPU": 0}) for name in ("a", "bb")]
+    waits = why_pending(Need(1, 2), able, spreads=True)
+    assert waits.startswith(
+        "It asks for 1 CPU, 1 GPU on each of 2 nodes, and waits until they are free: a (10.0.0.1) has"
+    )
+    one = why_pending(Need(1, 4), [node("a", CPU=4, GPU=2), node("bb", CPU=4, GPU=1)], spreads=True)
+    assert "Spread over 2 nodes it takes 1 CPU, 2 GPU on each, and 1 of the cluster's 2 has that. It starts when" in one
+    few = why_pending(Need(1, 4), [node("a", CPU=4, GPU=1), node("bb", CPU=4, GPU=1)], spreads=True)
+    assert "Spread over 4 nodes it takes 1 CPU, 1 GPU on each, and 2 of the cluster's 2 have that." in few
 
 
 def test_the_state_of_a_placement() -> None:
@@ -84,6 +131,9 @@ def test_what_one_worker_reserves() -> None:
     assert need_of(PlaceRequest("ray"), spec(num_gpus=2)) == Need(1, 2)
     assert need_of(PlaceRequest("ray"), spec(device="cuda")) == Need(1, 1)
     assert need_of(PlaceRequest("ray", vram="16GiB"), spec()) == Need(1, 1, 0, 16384)
+    assert need_of(PlaceRequest("ray"), spec(engine="vllm")) == Need(1, 1)
+    assert need_of(PlaceRequest("ray"), spec(engine="vllm", engine_args=["-tp", "2", "-pp=2"])) == Need(1, 4)
+    assert need_of(PlaceRequest("ray"), spec(engine="vllm", device="cpu")) == Need(1, 0, GIB)
     for bad in (PlaceRequest("ray", 0), PlaceRequest("ray", memory="much"), PlaceRequest("ray", vram="0GiB")):
         with pytest.raises(ApiError):
             need_of(bad, spec())
@@ -94,6 +144,9 @@ def test_what_runs_on_the_node() -> None:
     assert plain == ("repo/m", "--model-names", "m,n", "--device", "cpu")
     assert arguments_of(spec(num_gpus=1), Need(gpus=1)) == ("repo/m", "--model-names", "m,n")
     assert arguments_of(spec(num_gpus=2), Need(gpus=2))[-2:] == ("--num-gpus", "2")
+    own = arguments_of(spec(engine="vllm", engine_args=["-tp", "4"]), Need(gpus=4))
+    assert own[-3:] == ("--", "-tp", "4")
+    assert "--num-gpus" not in own
     for bad, param in (
         ({"engine": "command"}, "engine"),
         ({"gpus": "0"}, "gpus"),

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from daemon.cluster.messages import AgentError, HostStatus, Launch, Node, Picture, Seen
+from daemon.cluster.messages import AgentError, HostStatus, Launch, Node, PartStatus, Picture, Seen
 from daemon.security import Caller
 from daemon.store.placements import Need
 from fcd.errors import ApiError
@@ -360,5 +360,49 @@ def test_only_workers_can_be_placed(tmp_path: Path) -> None:
                 answer = await daemon.http.post(path, content=body, headers=headers)
                 assert answer.status_code == 400
                 assert answer.json()["error"]["param"] == "place"
+
+    asyncio.run(main())
+
+
+def test_what_no_node_holds_goes_over_several_when_they_join(cluster: FakeCluster, tmp_path: Path) -> None:
+    def reserve(actor: str, launch: Launch) -> None:
+        group = "CREATED" if launch.parts else "PENDING"
+        cluster.seen[actor] = Seen(group, "", True, None, parts=len(launch.parts))
+
+    async def place(actor: str, need: Need, launch: Launch, siblings: list[str]) -> None:
+        cluster.calls.append(("place", actor))
+        cluster.placed[actor] = launch
+        reserve(actor, launch)
+
+    cluster.place = place  # type: ignore[method-assign]
+
+    async def main() -> None:
+        cluster.nodes = [Node("a", "127.0.0.1", "a", {"CPU": 4, "GPU": 1}, {})]
+        async with running(tmp_path) as daemon:
+            info = await start(daemon, engine="vllm", num_gpus=2)
+            assert info.state == "pending"
+            assert "Spread over 2 nodes it takes 1 CPU, 1 GPU on each, and 1 of the cluster's 1 has that." in info.error
+            actor = cluster.actor
+            assert (cluster.placed[actor].parts, cluster.placed[actor].gpus) == ((), 2)
+
+            cluster.nodes = [*cluster.nodes, Node("b", "127.0.0.2", "b", {"CPU": 4, "GPU": 1}, {})]
+            await until(lambda: cluster.placed[actor].parts == (f"{actor}#1",))
+            assert cluster.placed[actor].gpus == 1
+            assert cluster.placed[actor].arguments[-4:] == ("--engine", "vllm", "--num-gpus", "2")
+            assert [call for call, _ in cluster.calls] == ["place", "remove", "place"]
+
+            launch = cluster.placed[actor]
+            parts = [PartStatus("127.0.0.2", "loading", pid=8)]
+            status = HostStatus("loading", "", 1, 7, "127.0.0.1", launch.controller, launch.token_id, parts=parts)
+            cluster.seen[actor] = Seen("CREATED", "a", True, status, parts=1)
+            await until(lambda: shown(daemon).state == "loading")
+            assert shown(daemon).node == "127.0.0.1, 127.0.0.2"
+            assert "Over 2 nodes: 127.0.0.1 loading; 127.0.0.2 loading." in shown(daemon).notes
+
+            # An actor of its further node that is gone is made again.
+            placed = len(cluster.calls)
+            cluster.seen[actor] = Seen("CREATED", "a", True, status, parts=0)
+            await until(lambda: len(cluster.calls) > placed)
+            assert cluster.calls[-1] == ("place", actor)
 
     asyncio.run(main())
