@@ -14,6 +14,9 @@ from fcd.nvml import NoDriver, Nvml, Reading
 
 _TIMEOUT_S = 10
 _AMD = "0x1002"
+PACKED_HALF = "float32 (float16 weights)"
+"""Weights of 16 bits that stay so in memory, packed, while everything is computed in fp32."""
+_HALVES = frozenset({"bfloat16", "bf16", "float16", "fp16", "half"})
 _DRM = Path("/sys/class/drm")
 
 
@@ -145,12 +148,31 @@ def has_metal() -> bool:
 
 def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 itself; elsewhere models run in float32 on it."""
+    words = _cpu_words()
+    return has_metal() if words is None else bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def packs_half() -> bool:
+    """Whether 16-bit weights are kept packed on this CPU: PyTorch has the kernels for x86 with AVX2, and bfloat16 is
+    the faster one where there are instructions for it."""
+    words = _cpu_words() or set()
+    return platform.machine().lower() in ("x86_64", "amd64") and "avx2" in words and not cpu_has_bf16()
+
+
+def keeps_packed(dtype: str, native: str) -> bool:
+    """Whether a CPU keeps a model's weights packed.
+
+    Args:
+        dtype: what they are loaded as (see `loaded_dtype`), native: what the files hold.
+    """
+    return dtype == PACKED_HALF or (dtype in _HALVES and native in _HALVES and packs_half())
+
+
+def _cpu_words() -> set[str] | None:
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        return set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").split())
     except OSError:
-        return has_metal()
-    words = set(flags.split())
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+        return None
 
 
 def fp32_fits(weights: int, available: int) -> bool:
@@ -161,9 +183,16 @@ def fp32_fits(weights: int, available: int) -> bool:
     return 2 * weights <= 0.7 * available
 
 
-def loaded_dtype(device: str, dtype: str, native: str) -> str:
+def loaded_dtype(device: str, dtype: str, native: str, quantization: str = "") -> str:
     """The type of a model's floats here: what was asked for, else what suits the machine; empty is the file's own."""
     if dtype not in ("", "auto"):
         return dtype
     on_cpu = device == "cpu" or (device in ("", "auto") and not gpus() and not has_metal())
-    return "float32" if on_cpu and native != "float32" and not cpu_has_bf16() else ""
+    return dtype_on_cpu(native, quantization) if on_cpu else ""
+
+
+def dtype_on_cpu(native: str, quantization: str = "") -> str:
+    """The type of a model's floats on this CPU when nobody says; empty is the file's own."""
+    if native == "float32" or cpu_has_bf16():
+        return ""
+    return PACKED_HALF if native in _HALVES and not quantization and packs_half() else "float32"

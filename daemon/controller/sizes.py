@@ -10,7 +10,7 @@ from daemon.controller.vllm_sizes import vllm_needs
 from daemon.scheduler.placement import Needs
 from fcd.catalog import Estimate, Reference, estimate, read_facts
 from fcd.errors import ConfigError, invalid
-from fcd.machine import cpu_has_bf16, fp32_fits
+from fcd.machine import dtype_on_cpu, fp32_fits, keeps_packed
 from fcd.settings import WorkerSettings, parse_size
 from fcd.wire.admin import ModelOptions
 
@@ -63,7 +63,9 @@ def size_of(reference: Reference, options: ModelOptions, defaults: WorkerSetting
         return Estimate(reference.path.stat().st_size, 0, 0, 0) if reference.path.is_file() else None
     try:
         dtype = dtype_of(reference, options, defaults, on_gpu=on_gpu)
-        found = estimate(reference.path, options.quantization, dtype=dtype)
+        on_cpu = not on_gpu and options.device != "mps" and not options.quantization
+        packed = on_cpu and keeps_packed(dtype, read_facts(reference.path).dtype)
+        found = estimate(reference.path, options.quantization, dtype=dtype, packed=packed)
     except (OSError, ValueError, KeyError):
         return None
     return found if found.weights_bytes else None
@@ -75,8 +77,10 @@ def dtype_of(reference: Reference, options: ModelOptions, defaults: WorkerSettin
     if wanted not in ("", "auto"):
         return wanted
     native = read_facts(reference.path).dtype if reference.path is not None else ""
-    wide = not on_gpu and options.device != "mps" and native not in ("", "float32") and not cpu_has_bf16()
-    return "float32" if wide and (options.quantization or _fits_wide(reference)) else ""
+    if on_gpu or options.device == "mps" or not native:
+        return ""
+    found = dtype_on_cpu(native, options.quantization)
+    return found if found != "float32" or options.quantization or _fits_wide(reference) else ""
 
 
 def _fits_wide(reference: Reference) -> bool:

@@ -42,7 +42,7 @@ async def print_estimate(name: str, options: ModelOptions, *, as_json: bool) -> 
 def _from_files(name: str, options: ModelOptions) -> EstimateReply:
     """The sizes alone."""
     from fcd.catalog import estimate, read_facts, resolve
-    from fcd.machine import loaded_dtype
+    from fcd.machine import keeps_packed, loaded_dtype
     from fcd.paths import resolve_paths
     from fcd.settings import load_settings
     from fcd.wire.admin import EstimateReply
@@ -52,8 +52,10 @@ def _from_files(name: str, options: ModelOptions) -> EstimateReply:
         return EstimateReply(reference.repo or name, known=False)
     quantization = options.quantization or reference.quantization
     native = read_facts(reference.path).dtype
-    dtype = loaded_dtype(options.device or reference.options.device, options.dtype or reference.options.dtype, native)
-    found = estimate(reference.path, quantization, dtype=dtype)
+    device = options.device or reference.options.device
+    dtype = loaded_dtype(device, options.dtype or reference.options.dtype, native, quantization)
+    packed = device in ("", "auto", "cpu") and not quantization and keeps_packed(dtype, native)
+    found = estimate(reference.path, quantization, dtype=dtype, packed=packed)
     return EstimateReply(
         reference.name,
         known=True,

@@ -27,6 +27,7 @@ from fcd.catalog import (
 from fcd.catalog.facts import context_length, kv_values_per_token, read_safetensors_header
 from fcd.catalog.hub import is_offline
 from fcd.errors import ApiError, ModelLoadError
+from fcd.machine import PACKED_HALF
 from fcd.settings import ModelSettings, Settings
 
 LLAMA = {
@@ -240,6 +241,10 @@ def test_estimates_count_the_headers(tmp_path: Path) -> None:
     assert estimate(folder, "8bit").weights_bytes == (100 * 64 + 64) * 2 + 128 * 64 + 128 * 4
     assert estimate(folder, "4bit").weights_bytes < estimate(folder, "8bit").weights_bytes
     assert plain.kv_bytes_per_token == 2 * 3 * 2 * 16 * 2
+    packed = estimate(folder, dtype=PACKED_HALF, packed=True)
+    assert packed.kv_bytes_per_token == 2 * plain.kv_bytes_per_token, "the cache holds what is computed: float32"
+    twice = 100 * 64 if read_facts(folder).architecture.endswith("ForCausalLM") else 0
+    assert packed.weights_bytes == (parameters + twice) * 2, "the table is the output layer too, and packed for that"
     assert plain.total_bytes(10) == plain.weights_bytes + 10 * plain.kv_bytes_per_token
 
 

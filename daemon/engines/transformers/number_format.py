@@ -25,7 +25,7 @@ import torch
 from torch.nn import functional as F
 
 from daemon.engines.transformers.half import half_is_supported, half_product, pack_half
-from fcd.machine import fp32_fits
+from fcd.machine import PACKED_HALF, fp32_fits
 
 log = logging.getLogger("fcd.engine")
 
@@ -51,7 +51,7 @@ class NumberFormat(NamedTuple):
 
     def __str__(self) -> str:
         name = str(self.dtype).removeprefix("torch.")
-        return f"{name} (float16 weights)" if self.packed and self.dtype == torch.float32 else name
+        return PACKED_HALF if self.packed and self.dtype == torch.float32 else name
 
 
 def choose_on_cpu(
