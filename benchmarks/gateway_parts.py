@@ -178,7 +178,7 @@ def _scheduled_s(pid: int) -> float:
         tasks = list(Path(f"/proc/{pid}/task").iterdir())
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
     except (OSError, ValueError, IndexError):
-        return sum(psutil.Process(pid).cpu_times()[:2])
+        return float(sum(psutil.Process(pid).cpu_times()[:2]))
 
 
 def start(role: str, *words: str, tree: Path = _HERE) -> Part:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import random
 import re
 import secrets
 import sqlite3
@@ -151,8 +152,12 @@ def usable_id(given: str) -> str:
     return given if given and _REQUEST_ID.match(given) else _new_id()
 
 
+_ids = random.Random(secrets.randbits(256))
+"""Ids of requests guard nothing: they only have to differ, also from those of other daemons."""
+
+
 def _new_id() -> str:
-    return f"req-{secrets.token_hex(16)}"
+    return f"req-{_ids.getrandbits(128):032x}"
 
 
 def _config(context: DaemonContext) -> Config:

@@ -61,6 +61,9 @@ class ClientStream(EventStream):
             if self._protocol is not None:
                 self._protocol.flow = self
 
+    def last(self) -> None:
+        """Sanic sends the end."""
+
     async def end(self) -> None:
         """The proper end of the answer."""
         self._flush_held()

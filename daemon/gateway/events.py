@@ -66,6 +66,7 @@ class EventStream(ABC):
                 self._between_events = True
             self._held = data[whole:]
 
+    @abstractmethod
     def last(self) -> None:
         """What is written next is the last of the answer: it may wait for `end`, and leave together with it."""
 

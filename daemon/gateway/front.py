@@ -217,7 +217,7 @@ class FrontProtocol(asyncio.Protocol):
         self.transport.set_protocol(protocol)
         protocol.connection_made(self.transport)  # type: ignore[no-untyped-call]
         if self._buffer:
-            protocol.data_received(self._buffer)  # type: ignore[no-untyped-call]
+            protocol.data_received(self._buffer)
 
     def _look(self) -> None:
         """Close it when nothing has come for a while."""

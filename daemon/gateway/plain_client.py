@@ -23,7 +23,9 @@ class Connection(Protocol):
 class PlainClient(EventStream):
     """One answer, whole or streamed. `headers` go out with either, where the answer has none of that name."""
 
-    def __init__(self, connection: Connection, request_id: str, headers: Mapping[str, str], *, keep_alive: bool) -> None:
+    def __init__(
+        self, connection: Connection, request_id: str, headers: Mapping[str, str], *, keep_alive: bool
+    ) -> None:
         super().__init__()
         self.request_id = request_id
         self.complete = False
@@ -70,7 +72,7 @@ class PlainClient(EventStream):
         body, headers = response.body or b"", response.headers
         for name, value in self._more.items():
             headers.setdefault(name, value)
-        if has_message_body(response.status):
+        if has_message_body(response.status):  # type: ignore[no-untyped-call]
             headers["content-length"] = str(len(body))
         else:
             headers.pop("content-length", None)

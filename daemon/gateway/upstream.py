@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from functools import cached_property
 from typing import Any, Protocol
 
 import httptools
@@ -13,7 +14,8 @@ from daemon.dispatch import Target
 
 CONNECT_S = 5.0
 _IDLE_S = 30.0
-_MAX_IDLE = 64
+_MAX_IDLE = 256
+"""For each worker: as many as a burst may take at once, so that the next one finds them."""
 _MAX_HEAD_BYTES = 64 * 1024
 
 
@@ -27,7 +29,10 @@ class Head(msgspec.Struct, frozen=True):
     """Names in lower case."""
 
     def get(self, name: str) -> str:
-        return next((value for key, value in self.headers if key == name), "")
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return ""
 
 
 class Consumer(Protocol):
@@ -191,10 +196,15 @@ class UpstreamPool:
         self._tls: ssl.SSLContext | None = None
         self._sweeping: asyncio.TimerHandle | None = None
 
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that all of it runs on. Asking for it is a system call each time, so it is asked for once."""
+        return asyncio.get_running_loop()
+
     def take(self, target: Target) -> UpstreamConnection | None:
         """A connection that is open and was used lately, if there is one."""
         address = _address(target)
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         free = self._idle.get(address, [])
         while free:
             connection = free.pop()
@@ -210,7 +220,7 @@ class UpstreamPool:
         Raises:
             UpstreamLost: it cannot be made.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         address = _address(target)
         try:
             async with asyncio.timeout(CONNECT_S):
@@ -235,13 +245,13 @@ class UpstreamPool:
 
     def give(self, connection: UpstreamConnection) -> None:
         """Keep a connection whose answer is complete."""
-        connection.idle_since = asyncio.get_running_loop().time()
+        connection.idle_since = self._loop.time()
         free = self._idle.setdefault(connection.address, [])
         free.append(connection)
         if len(free) > _MAX_IDLE:
             free.pop(0).close()
         if self._sweeping is None:
-            self._sweeping = asyncio.get_running_loop().call_later(_IDLE_S, self._sweep)
+            self._sweeping = self._loop.call_later(_IDLE_S, self._sweep)
 
     def forget(self, connection: UpstreamConnection) -> None:
         free = self._idle.get(connection.address)
@@ -252,7 +262,7 @@ class UpstreamPool:
 
     def _sweep(self) -> None:
         """Close those that nobody took for too long: a machine that vanished never says so."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         self._sweeping = None
         for address, free in list(self._idle.items()):
             for connection in [each for each in free if loop.time() - each.idle_since >= _IDLE_S]:

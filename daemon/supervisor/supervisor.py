@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -139,7 +140,12 @@ class Supervisor:
             self._busy = False
 
     def now(self) -> float:
-        return asyncio.get_running_loop().time()
+        return self._loop.time()
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that all of it runs on. Asking for it is a system call each time, so it is asked for once."""
+        return asyncio.get_running_loop()
 
     async def acquire(
         self,
@@ -158,7 +164,7 @@ class Supervisor:
             self.read_memory()
         self._last_id += 1
         number = self._last_id
-        waiter: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[str] = self._loop.create_future()
         self._waiters[number] = waiter
         self.submit(e.RequestArrived(number, model, tuple(exclude), keep_alive, prefixes))
         try:
