@@ -9,12 +9,12 @@ import struct
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-MAX_IMAGES: Final = 16
+MAX_IMAGES: Final = 32
 """In one request."""
 MAX_IMAGE_BYTES: Final = 16 * 1024 * 1024
 MAX_PIXELS: Final = 36_000_000
 """Of one image: three bytes each, once it is decompressed."""
-MAX_ALL_PIXELS: Final = 72_000_000
+MAX_ALL_PIXELS: Final = 144_000_000
 """Of one request's images together."""
 KINDS: Final = "PNG, JPEG, WebP or GIF"
 

@@ -9,6 +9,7 @@ from msgspec import UNSET
 
 from fcd.errors import invalid
 from fcd.wire.chats import MAX_ATTACHMENTS, Attachment, GenerateRequest
+from fcd.wire.openai_images import ImageCount
 
 _RESERVED = frozenset({"model", "messages", "stream", "stream_options", "n", "tools", "functions"})
 """Fields of a request that a conversation sets itself."""
@@ -38,10 +39,12 @@ def check_attachments(attachments: Sequence[Attachment]) -> None:
     """Raises ApiError: 400, too many, or an image that is not in the request: a model's server would go and get it."""
     if len(attachments) > MAX_ATTACHMENTS:
         raise invalid("attachments", f"A question has at most {MAX_ATTACHMENTS} attachments.")
+    images = ImageCount()
     for position, attached in enumerate(attachments):
         where = f"attachments[{position}]"
         if attached.is_image:
             if not attached.data.startswith(f"data:{attached.media};base64,"):
                 raise invalid(f"{where}.data", f"'{where}.data' must be a data: URL of {attached.media} in base64.")
+            images.add(attached.data, f"{where}.data")
         elif not attached.data:
             raise invalid(f"{where}.data", f"'{where}.data' is missing: the file's text.")

@@ -31,6 +31,7 @@ from fcd.wire.chats import (
 )
 from tests.daemon.arena.harness import ArenaDaemon, Script, arena_daemon
 from tests.daemon.harness import run, until
+from tests.image_files import data_url, png
 
 TEXT = "It depends on the question, and on who asks. " * 8
 
@@ -272,13 +273,13 @@ def test_attachments_go_with_the_question_and_with_its_edits() -> None:
             client = daemon.client
             attached = [
                 Attachment("a.py", data="x = '```'\n", size=10),
-                Attachment("b.png", "image/png", "data:image/png;base64,AAAA", 3),
+                Attachment("b.png", "image/png", data_url(png()), 3),
             ]
             chat, question, _ = await begin(client, "What?", attachments=attached)
             await ended(client, chat)
             content = daemon.scripts["guide"].asked[0]["messages"][1]["content"]
             assert content[0]["text"] == "What?\n\na.py:\n\n````py\nx = '```'\n````"
-            assert content[1]["image_url"]["url"] == "data:image/png;base64,AAAA"
+            assert content[1]["image_url"]["url"] == data_url(png())
             listed = (await client.chat_tree(chat)).messages[0].attachments
             assert [(each.name, each.size, each.data) for each in listed] == [("a.py", 10, ""), ("b.png", 3, "")]
             assert (await client.chat_message(chat, question)).attachments[0].data == "x = '```'\n"

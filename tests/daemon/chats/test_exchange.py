@@ -16,6 +16,7 @@ from fcd.wire.chats import Attachment, ChatImportReport, GenerateRequest, PatchC
 from tests.daemon.arena.harness import Script, arena_daemon
 from tests.daemon.chats.test_chats import begin, ended, export, shown
 from tests.daemon.harness import run
+from tests.image_files import data_url, png
 
 MODELS = {"guide": Script(text="It depends.")}
 
@@ -107,7 +108,7 @@ def test_chatgpt_s_branches_and_settings() -> None:
 def test_our_own_file_holds_everything() -> None:
     async def main() -> None:
         async with arena_daemon(MODELS) as one, arena_daemon(MODELS) as two:
-            attached = [Attachment("a.png", "image/png", "data:image/png;base64,AAAA", 3)]
+            attached = [Attachment("a.png", "image/png", data_url(png()), 3)]
             chat, question, _ = await begin(one.client, "Why?", attachments=attached)
             await ended(one.client, chat)
             await one.client.generate(chat, GenerateRequest(again=question))
