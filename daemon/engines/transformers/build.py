@@ -26,6 +26,7 @@ from daemon.engines.transformers.rows import RowPool
 from daemon.engines.transformers.scheduler import Scheduler
 from daemon.engines.transformers.seq2seq import Seq2SeqRunner
 from daemon.engines.transformers.serial import SerialRunner
+from daemon.engines.transformers.spinning import make_spinning
 from daemon.engines.transformers.threads import SIZES, ThreadPlan, choose_threads, is_fixed, measure_plan
 from daemon.engines.transformers.vision import VisionRunner
 from fcd.errors import ModelLoadError
@@ -103,7 +104,7 @@ def _make_text_runner(
         if device.type == "cuda":
             # What merging the weights left unused goes back to the device.
             torch.cuda.empty_cache()
-        threads = _tune_threads(model, lean, device) if device.type == "cpu" and not is_fixed() else None
+        threads = _tune_threads(model, lean, device) if device.type == "cpu" else None
         flash = flash_usable(layers, kinds, model.config.get_text_config(decoder=True).num_attention_heads)
         per_token = sum(layer.bytes_per_token for layer in layers)
         pool = _make_pool(context, per_token, budget(), max_cached=MAX_CACHED, scattered=flash)
@@ -133,13 +134,19 @@ def _install_adapters(loaded: LoadedModel, lean: LeanDecoder | None) -> Adapters
 
 
 def _tune_threads(model: Any, lean: LeanDecoder | None, device: torch.device) -> ThreadPlan:
-    """Measure how many threads make this model's steps fastest here and now."""
+    """Measure how many threads make this model's steps fastest here and now, unless the user has said how many."""
+    spinning = make_spinning()
+    if is_fixed():
+        return ThreadPlan([(0, choose_threads())], spinning)
+    if spinning is not None:
+        # As quiet or busy as the machine is now.
+        spinning.settle()
 
     def time_of(count: int, tokens: int) -> float:
         torch.set_num_threads(count)
         return step_time(model, lean, device, tokens)
 
-    plan = measure_plan(choose_threads(), time_of)
+    plan = measure_plan(choose_threads(), time_of, spinning)
     log.info("threads for steps of %s tokens: %s", SIZES, [plan.threads(size) for size in SIZES])
     return plan
 

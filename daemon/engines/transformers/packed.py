@@ -159,8 +159,8 @@ class PackedRunner:
         return self._adapters.batch(users, None if self._spread else keep or [0])
 
     def _run(self, step: Step, ids: list[int], positions: list[int], keep: list[int]) -> torch.Tensor:
-        if self.threads is not None and (count := self.threads.threads(len(ids))) != torch.get_num_threads():
-            torch.set_num_threads(count)
+        if self.threads is not None:
+            self.threads.begin(len(ids))
         packed = torch.tensor([ids, positions], device=self._device)
         # At least one row of logits is computed: models do not expect none.
         rows = torch.tensor(keep or [0], device=self._device)

@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable
 
 import psutil
+import torch
 
+from daemon.engines.transformers.spinning import Spinning
 from fcd.errors import ModelLoadError
 
 _GAIN = 0.9
@@ -43,27 +45,30 @@ def is_fixed() -> bool:
     return bool(os.environ.get("FCD_TORCH_THREADS"))
 
 
-def wait_without_spinning() -> None:
-    """Let OpenMP's idle threads sleep; must run before PyTorch is imported, and leaves the user's own choice alone.
-
-    They spin by default. While anything else uses the cores, a spinning thread keeps the one that it waits for from
-    running, and a step takes a hundred times as long; sleeping costs some microseconds for each operator.
-    """
-    if not os.environ.get("OMP_WAIT_POLICY"):
-        os.environ.setdefault("GOMP_SPINCOUNT", "0")
-
-
 class ThreadPlan:
-    """How many threads a step of so many tokens gets: `steps` are (most tokens, threads), the last without limit."""
+    """How many threads a step of so many tokens gets: `steps` are (most tokens, threads), the last without limit.
 
-    def __init__(self, steps: list[tuple[int, int]]) -> None:
+    Args:
+        spinning: what is asked before each step whether idle threads spin.
+    """
+
+    def __init__(self, steps: list[tuple[int, int]], spinning: Spinning | None = None) -> None:
         self._steps = steps
+        self._spinning = spinning
 
     def threads(self, tokens: int) -> int:
         return next((threads for most, threads in self._steps if tokens <= most), self._steps[-1][1])
 
+    def begin(self, tokens: int) -> None:
+        """Give the calling thread's next step of so many tokens its threads."""
+        if self._spinning is not None:
+            self._spinning.look()
+        count = self.threads(tokens)
+        if count != torch.get_num_threads():
+            torch.set_num_threads(count)
 
-def measure_plan(limit: int, time_of: Callable[[int, int], float]) -> ThreadPlan:
+
+def measure_plan(limit: int, time_of: Callable[[int, int], float], spinning: Spinning | None = None) -> ThreadPlan:
     """The number of threads that a step takes least with, for a few sizes of step.
 
     Args:
@@ -76,7 +81,7 @@ def measure_plan(limit: int, time_of: Callable[[int, int], float]) -> ThreadPlan
         steps.append((tokens, _fastest(counts, tokens, time_of)))
         # A larger step has more for each thread to do: it never wants fewer.
         counts = [count for count in counts if count >= steps[-1][1]]
-    return ThreadPlan(steps)
+    return ThreadPlan(steps, spinning)
 
 
 def _fastest(counts: list[int], tokens: int, time_of: Callable[[int, int], float]) -> int:
