@@ -136,10 +136,13 @@ class EngineCore:
     def _compute(self, plan: Plan) -> None:
         started = self._clock()
         logits, owners = self._runner.forward(plan)
+        for state in [w.sequence.owner for w in plan.prefill if w.sequence.owner.failure is not None]:
+            self._events.append((state.key, state.failure))
+            self.cancel(state.key)
         if logits.device.type == "mps":
             # Metal has no double precision, which drawing needs.
             logits = logits.cpu()
-        if plan.prefill:
+        if plan.prefill and not any(work.sequence.alone for work in plan.prefill):
             if logits.device.type == "cuda":
                 # What was launched is not yet done, and the pace is that of the device.
                 torch.cuda.current_stream(logits.device).synchronize()

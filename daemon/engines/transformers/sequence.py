@@ -9,6 +9,7 @@ from daemon.engines.base import Delta, FinishReason, GenerationRequest, Sampling
 from daemon.engines.transformers.detokenizer import Detokenizer
 from daemon.engines.transformers.rows import Row
 from daemon.engines.transformers.stops import StopStrings
+from fcd.errors import ApiError
 
 
 @dataclass(eq=False, slots=True)
@@ -25,6 +26,8 @@ class RequestState:
     """The first delta has been sent."""
     first_token_at: float | None = None
     cached_tokens: int = 0
+    failure: ApiError | None = None
+    """Why its prompt cannot be computed, where that is no fault of the engine's."""
     held: dict[int, list[Delta]] = field(default_factory=dict)
     """With best_of over n: the deltas of every choice until all have ended."""
 

@@ -8,6 +8,7 @@ form. Its keys and values are in a cache of its own, which the row pool accounts
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,9 @@ import torch
 from daemon.engines.transformers.core import Runner
 from daemon.engines.transformers.scheduler import Plan, Work
 from daemon.engines.transformers.threads import ThreadPlan
+from fcd.errors import ApiError
+
+log = logging.getLogger("fcd.engine")
 
 
 class VisionRunner:
@@ -55,10 +59,18 @@ class VisionRunner:
             rows.append(logits)
         with self._switch.own():
             for work in alone:
-                rows.append(self._compute(work))
+                try:
+                    rows.append(self._compute(work))
+                except Exception as error:
+                    if work.start:
+                        raise
+                    work.sequence.owner.failure = _failure(error)
+                    continue
                 owners.append(work)
                 assert work.sequence.row is not None
                 work.sequence.row.length = work.start + work.count
+        if not rows:
+            return torch.empty(0, 0), owners
         return torch.cat([each.to(rows[-1].device) for each in rows]), owners
 
     def memory_bytes(self) -> int:
@@ -149,6 +161,19 @@ class AttentionSwitch:
     def _set(self, *, own: bool) -> None:
         for config, before, after in self._pairs:
             config._attn_implementation_internal = after if own else before
+
+
+def _failure(error: Exception) -> ApiError:
+    """What a request is told whose images the model's own code could not take: the others go on."""
+    log.warning("a prompt with images could not be computed", exc_info=error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return ApiError(
+            503,
+            "These images do not fit into memory beside what runs. Send fewer or smaller ones.",
+            code="image_failed",
+        )
+    reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+    return ApiError(500, f"The model could not compute these images: {reason[:300]}", code="image_failed")
 
 
 def _dtype_of_eyes(model: Any) -> torch.dtype:

@@ -229,3 +229,21 @@ def test_eight_bits_leave_the_eyes_as_they_are() -> None:
         assert (await answer(engine, one)).ids != (await answer(engine, other)).ids
 
     with_vision("llava", test, quantization="8bit")
+
+
+def test_images_that_the_model_cannot_compute_fail_their_own_request_alone() -> None:
+    async def test(engine: Engine) -> None:
+        seen = await see(engine, "What is it?", WIDE)
+        wrong = ImagePrompt(seen.ids, {**seen.tensors, "pixel_values": seen.tensors["pixel_values"][:, :, :14, :14]})
+        words = engine.tokenizer.encode("The quick brown fox")
+        good, text, failed = await asyncio.gather(
+            answer(engine, seen), ask(engine, words, max_tokens=12), answer(engine, wrong), return_exceptions=True
+        )
+        assert isinstance(failed, ApiError)
+        assert (failed.status, failed.code) == (500, "image_failed")
+        assert isinstance(good, Answer)
+        assert isinstance(text, Answer)
+        assert good.ids == generated("llava", seen)
+        assert len(text.ids) == 12
+
+    with_vision("llava", test)
