@@ -169,7 +169,7 @@ def _failure(error: Exception) -> ApiError:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return ApiError(
             503,
-            "These images do not fit into memory beside what runs. Send fewer or smaller ones.",
+            "These images do not fit into memory beside what runs: send fewer, or smaller.",
             code="image_failed",
         )
     reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
