@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import fcd
-from fcd import settings
 from fcd.cli.describe import Described, Flag, describe_all
 from fcd.cli.roff import Page, bold, escape, italic, joined
 from fcd.cli.routes import ROUTES
 from fcd.cli.table import COMMANDS, SECTIONS
+from fcd.settings import tables
 
 FOLDER = Path(fcd.__file__).resolve().parent.parent / "man"
 
@@ -186,10 +186,10 @@ class Setting(NamedTuple):
 
 def read_settings() -> list[tuple[str, str, list[Setting]]]:
     """(table, what it is, its keys), from the source: Python keeps no docstrings of fields."""
-    names = {kind.__name__: f"[{section}]" for section, kind in settings.SECTIONS.items()}
+    names = {kind.__name__: f"[{section}]" for section, kind in tables.SECTIONS.items()}
     names["ModelSettings"] = "[models.NAME]"
     found = []
-    for node in ast.parse(inspect.getsource(settings)).body:
+    for node in ast.parse(inspect.getsource(tables)).body:
         if isinstance(node, ast.ClassDef) and node.name in names:
             found.append((names[node.name], ast.get_docstring(node) or "", _fields(node)))
     return found
@@ -224,7 +224,7 @@ def _kind(annotation: ast.expr) -> str:
 def _default(value: ast.expr) -> str:
     text = ast.unparse(value)
     if isinstance(value, ast.Name):
-        text = repr(getattr(settings, value.id))
+        text = repr(getattr(tables, value.id))
     elif isinstance(value, ast.BinOp):
         text = str(eval(compile(ast.Expression(value), "default", "eval"), {"__builtins__": {}}))
     return {"True": "true", "False": "false", "None": "not set"}.get(text, text.replace("'", '"'))
