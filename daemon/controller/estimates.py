@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from daemon.controller.models import Models
 from daemon.controller.sizes import RUNTIME_BYTES, TOKENS_COUNTED, dtype_of, size_of
 from daemon.controller.vllm_sizes import share_of_words, vllm_sizes
-from daemon.scheduler.loading import Preview, preview
 from daemon.scheduler.memory import available
 from daemon.scheduler.placement import CPU, gpus
+from daemon.scheduler.room import Preview, preview
 from daemon.supervisor.launch import LaunchSpec, Place, placed, share_of
 from daemon.supervisor.memory import MachineMemory
 from daemon.supervisor.supervisor import Supervisor

@@ -13,7 +13,8 @@ from typing import Any
 
 from daemon.scheduler import events as e
 from daemon.scheduler import workers
-from daemon.scheduler.loading import drain, ensure, living, place, respawn, scale_down
+from daemon.scheduler.launching import living
+from daemon.scheduler.loading import drain, ensure, place, respawn, scale_down
 from daemon.scheduler.requests import pump, refuse_if_full, refuse_waiting, suspect
 from daemon.scheduler.state import Model, State, Turn, Waiting
 from daemon.scheduler.timers import fire

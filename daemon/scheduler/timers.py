@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from daemon.scheduler import workers
-from daemon.scheduler.loading import drain, place, remove, respawn, stop
+from daemon.scheduler.launching import remove, stop
+from daemon.scheduler.loading import drain, place, respawn
 from daemon.scheduler.memory import available
 from daemon.scheduler.requests import refuse
 from daemon.scheduler.sleep import lie_down, may_sleep

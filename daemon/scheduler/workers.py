@@ -5,19 +5,8 @@ from __future__ import annotations
 import math
 
 from daemon.scheduler import events as e
-from daemon.scheduler.loading import (
-    backoff_message,
-    drain,
-    ensure,
-    failure_message,
-    living,
-    place,
-    remove,
-    respawn,
-    rest,
-    stop,
-    wake,
-)
+from daemon.scheduler.launching import living, remove, rest, stop
+from daemon.scheduler.loading import backoff_message, drain, ensure, failure_message, place, respawn, wake
 from daemon.scheduler.memory import available, settle_base
 from daemon.scheduler.placement import Claims, Needs, plan, shortage, ways
 from daemon.scheduler.requests import drop_leases, pump, refuse_waiting, suspect
