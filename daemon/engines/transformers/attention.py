@@ -172,11 +172,23 @@ def _decode(
     keys, values = step.store.keys[group.size_class][layer], step.store.values[group.size_class][layer]
     rows = len(group.slots)
     span = slice(group.first, group.first + rows)
+    kv_heads = keys.shape[1]
+    queries = q[span].reshape(rows, kv_heads, -1, q.shape[-1])
+    if rows == 1:
+        # Plain copies: an indexed write costs as much as ten of them.
+        slot, position = group.slots[0], group.positions[0]
+        keys[slot, :, position] = k[group.first]
+        values[slot, :, position] = v[group.first]
+        return _attend(
+            queries,
+            keys[slot : slot + 1, :, : position + 1],
+            values[slot : slot + 1, :, : position + 1],
+            _decode_mask(step, group, kind.window, q),
+            kind,
+        ).reshape(1, q.shape[1], -1)
     at = group.on(keys.device)
     keys[at.slots, :, at.positions] = k[span]
     values[at.slots, :, at.positions] = v[span]
-    kv_heads = keys.shape[1]
-    queries = q[span].reshape(rows, kv_heads, -1, q.shape[-1])
     if at.spread is not None:
         spread = queries.new_zeros(group.high - group.low, *queries.shape[1:])
         queries = spread.index_copy_(0, at.spread, queries)

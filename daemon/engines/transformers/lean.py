@@ -8,6 +8,7 @@ then uses the model's own code; what is built is checked against that code befor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -23,14 +24,35 @@ _GROWING_ROPE = frozenset({"dynamic", "longrope"})
 """These change their tables with the length of the sequence."""
 
 
+class Norm:
+    """RMS normalisation over the last dimension."""
+
+    def __init__(self, weight: torch.Tensor, eps: float) -> None:
+        self.weight = weight
+        self._eps = eps
+        self._long: tuple[torch.Tensor, torch.Tensor] | None = None
+        if weight.device.type == "cpu" and weight.dtype == torch.float32:
+            # x / sqrt(mean(x^2) + eps) * w = x / hypot(|x|, sqrt(n * eps)) * (w * sqrt(n)): four operators, where
+            # PyTorch's own takes eight on a CPU.
+            size = weight.shape[0]
+            self._long = (torch.tensor(math.sqrt(size * eps)), weight.detach() * math.sqrt(size))
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self._long is None:
+            return F.rms_norm(x, x.shape[-1:], self.weight, self._eps)
+        least, weight = self._long
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(least)
+        return torch.div(x, length).mul_(weight)
+
+
 @dataclass(slots=True)
 class Layer:
-    attention_norm: torch.Tensor
+    attention_norm: Norm
     qkv: Product
-    query_norm: torch.Tensor | None
-    key_norm: torch.Tensor | None
+    query_norm: Norm | None
+    key_norm: Norm | None
     out: Product
-    mlp_norm: torch.Tensor
+    mlp_norm: Norm
     gate_up: Product
     activation: Any
     down: Product
@@ -44,11 +66,10 @@ class LeanDecoder:
         config = model.config
         self._rotary = model.model.rotary_emb
         self._embed = model.model.embed_tokens
-        self._norm = model.model.norm.weight
-        self._eps = float(model.model.norm.variance_epsilon)
+        self._norm = Norm(model.model.norm.weight, float(model.model.norm.variance_epsilon))
         self._layers = layers
         self._head = head
-        self._dim = layers[0].query_norm.shape[0] if layers[0].query_norm is not None else _head_dim(config)
+        self._dim = layers[0].query_norm.weight.shape[0] if layers[0].query_norm is not None else _head_dim(config)
         self._heads = config.num_attention_heads
         self._kv_heads = config.num_key_value_heads
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -77,22 +98,21 @@ class LeanDecoder:
         hidden = self._hidden(ids, positions, last, step)
         if keep is not None:
             hidden = hidden[keep]
-        return self._head(F.rms_norm(hidden, hidden.shape[-1:], self._norm, self._eps))
+        return self._head(self._norm(hidden))
 
     def _hidden(self, ids: torch.Tensor, positions: torch.Tensor, last: int, step: Step) -> torch.Tensor:
         x: torch.Tensor = self._embed(ids)
         cos, sin = self._rope(positions, last, x)
         heads, kv_heads, dim = self._heads, self._kv_heads, self._dim
-        width, eps, half = x.shape[-1:], self._eps, dim // 2
+        half = dim // 2
         for index, layer in enumerate(self._layers):
-            normed = F.rms_norm(x, width, layer.attention_norm, eps)
-            qkv = layer.qkv(normed).view(-1, heads + 2 * kv_heads, dim)
+            qkv = layer.qkv(layer.attention_norm(x)).view(-1, heads + 2 * kv_heads, dim)
             qk, v = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
-            if layer.query_norm is not None:
+            if layer.query_norm is not None and layer.key_norm is not None:
                 qk = torch.cat(
                     [
-                        F.rms_norm(qkv[:, :heads], (dim,), layer.query_norm, eps),
-                        F.rms_norm(qkv[:, heads : heads + kv_heads], (dim,), layer.key_norm, eps),
+                        layer.query_norm(qkv[:, :heads]),
+                        layer.key_norm(qkv[:, heads : heads + kv_heads]),
                     ],
                     1,
                 )
@@ -101,9 +121,8 @@ class LeanDecoder:
             turned[..., half:].addcmul_(qk[..., :half], sin)
             mixed = attend(step, index, turned[:, :heads], turned[:, heads:], v, layer.kind)
             x = layer.out.add(x, mixed.reshape(-1, heads * dim))
-            normed = F.rms_norm(x, width, layer.mlp_norm, eps)
-            gate, up = layer.gate_up(normed).chunk(2, -1)
-            x = layer.down.add(x, layer.activation(gate) * up)
+            gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, -1)
+            x = layer.down.add(x, layer.activation(gate).mul_(up))
         return x
 
     def _rope(self, positions: torch.Tensor, last: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,13 +150,14 @@ def build_lean(model: Any, kinds: list[AttentionKind]) -> LeanDecoder | None:
     if rope.get("rope_type", "default") in _GROWING_ROPE or any(k.softcap or k.sinks is not None for k in kinds):
         return None
     head = single(model.lm_head)
-    layers = [_layer(module, kind) for module, kind in zip(model.model.layers, kinds, strict=True)]
+    eps = float(model.model.norm.variance_epsilon)
+    layers = [_layer(module, kind, eps) for module, kind in zip(model.model.layers, kinds, strict=True)]
     if head is None or any(layer is None for layer in layers):
         return None
     return LeanDecoder(model, [layer for layer in layers if layer is not None], head)
 
 
-def _layer(module: Any, kind: AttentionKind) -> Layer | None:
+def _layer(module: Any, kind: AttentionKind, eps: float) -> Layer | None:
     attention, mlp = module.self_attn, module.mlp
     qkv = merged([attention.q_proj, attention.k_proj, attention.v_proj])
     gate_up = merged([mlp.gate_proj, mlp.up_proj])
@@ -146,12 +166,12 @@ def _layer(module: Any, kind: AttentionKind) -> Layer | None:
         return None
     query_norm, key_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
     return Layer(
-        attention_norm=module.input_layernorm.weight,
+        attention_norm=Norm(module.input_layernorm.weight, eps),
         qkv=qkv,
-        query_norm=None if query_norm is None else query_norm.weight,
-        key_norm=None if key_norm is None else key_norm.weight,
+        query_norm=None if query_norm is None else Norm(query_norm.weight, eps),
+        key_norm=None if key_norm is None else Norm(key_norm.weight, eps),
         out=out,
-        mlp_norm=module.post_attention_layernorm.weight,
+        mlp_norm=Norm(module.post_attention_layernorm.weight, eps),
         gate_up=gate_up,
         activation=F.silu if type(mlp.act_fn).__name__ in {"SiLU", "SiLUActivation"} else mlp.act_fn,
         down=down,

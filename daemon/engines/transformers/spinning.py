@@ -30,7 +30,8 @@ GLANCE = 0.1
 STALE = 2.0
 """Seconds after which the last look says nothing about now."""
 BUSY = 0.4
-"""Cores that others use from which on threads sleep: beside half a one spinning gained nothing, beside one it cost 4x."""
+"""Cores that others use from which on threads sleep: beside half a core spinning gained nothing, beside one a step took
+four times as long."""
 CALM = 2
 """Looks in a row that must find the machine quiet before threads spin again."""
 
