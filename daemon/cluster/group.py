@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 _EVERY_S = 0.5
 _AGAIN_S = 2.0
-_SILENT_S = 6.0
+_SILENT_S = 10.0
+"""Less than a part waits for the first node, so that the first is the one to end the whole."""
 _LONGEST_PAUSE_S = 0.1
 
 
@@ -114,10 +115,9 @@ class Group:
                 peer.tell("begin", self.run, part, self._launch)
         return all(seen.get("run") == self.run and seen["state"] == "ready" for seen in self._seen)
 
-    def follow(self, port: int, words: list[str]) -> None:
-        """The first node's engine starts, at this port."""
+    def follow(self, line: str) -> None:
+        """The first node's engine starts: what its program says to the others."""
         self.number += 1
-        line = json.dumps({"port": port, "words": words})
         for peer in self._peers:
             peer.tell("follow", self.run, self.number, line)
 

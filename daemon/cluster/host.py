@@ -238,7 +238,7 @@ class WorkerHost:
     def _heard(self, event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == "follow" and self._group is not None:
-            self._group.follow(int(event["port"]), list(event["words"]))
+            self._group.follow(str(event["follow"]))
         elif kind == "error":
             self._said = str(event.get("error") or "It gave no reason.")
         elif kind == "progress":

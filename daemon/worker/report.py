@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import IO
 
 import msgspec
@@ -52,10 +52,10 @@ class Reporter:
             self._emit(WorkerEvent("error", error=message))
             self._say(message)
 
-    def follow(self, port: int, words: Sequence[str]) -> None:
-        """It starts an engine that runs on other nodes too."""
+    def follow(self, line: str) -> None:
+        """It starts an engine that runs on other nodes too, which are to be told this."""
         with self._lock:
-            self._emit(WorkerEvent("follow", port=port, words=list(words)))
+            self._emit(WorkerEvent("follow", follow=line))
 
     def say(self, message: str) -> None:
         """A sentence for a person, or a line of the log."""

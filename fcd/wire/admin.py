@@ -233,10 +233,8 @@ class WorkerEvent(msgspec.Struct, omit_defaults=True):
     progress: Progress | None = None
     address: str = ""
     error: str = ""
-    port: int = 0
-    """Of `follow`: where the processes on other nodes meet this one's."""
-    words: list[str] = []
-    """Of `follow`: what they are to be started with."""
+    follow: str = ""
+    """The line for the engine's other nodes, which are to start their parts now."""
 
 
 class LogLines(msgspec.Struct):

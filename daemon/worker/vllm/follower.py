@@ -88,6 +88,11 @@ class FollowerProgram:
             raise ModelLoadError(f"vLLM cannot run here. {info.reason}")
         self._reporter.ready("", f"Node {self._part.rank + 1} of {self._part.nodes} waits for the first.")
         follow: Follow = await self._told
+        if follow.version and info.version and follow.version != info.version:
+            raise ModelLoadError(
+                f"This node has vLLM {info.version}, and the first one {follow.version}.",
+                hint=f"All need the same: `fcd engine install vllm --version {follow.version}` here.",
+            )
         part = replace(self._part, port=follow.port, words=follow.words)
         self._progress(self._start.stage)
         await self._start_vllm(follower_argv(info.command, str(folder), part), info.env | self._env, part)

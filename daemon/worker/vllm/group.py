@@ -39,6 +39,8 @@ class Follow(msgspec.Struct, frozen=True):
 
     port: int
     words: tuple[str, ...]
+    version: str = ""
+    """Of the first node's vLLM; empty: not known."""
 
 
 def read_part(environ: Mapping[str, str]) -> Part | None:

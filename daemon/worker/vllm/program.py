@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
 from msgspec.structs import replace
 from sanic import Blueprint
 
@@ -26,7 +27,7 @@ from daemon.worker.vllm.arguments import Plan, make_plan, shorter, smaller
 from daemon.worker.vllm.control import Bed, control_routes
 from daemon.worker.vllm.failures import Failure, explain
 from daemon.worker.vllm.families import read_model_files
-from daemon.worker.vllm.group import Part, interfaces, part_environment
+from daemon.worker.vllm.group import Follow, Part, interfaces, part_environment
 from daemon.worker.vllm.hardware import Hardware, look
 from daemon.worker.vllm.relay import Relay, relay_routes
 from daemon.worker.vllm.schema import read_fields, read_routes
@@ -198,7 +199,8 @@ class VllmProgram(ChildProgram):
         if self._part is None:
             return None
         part = replace(self._part, port=free_port(self._part.host))
-        self._reporter.follow(part.port, self._plan.words())
+        follow = Follow(part.port, tuple(self._plan.words()), self._info.version)
+        self._reporter.follow(msgspec.json.encode(follow).decode())
         return part
 
     def _mended(self, failure: Failure, before: set[str]) -> Plan | None:

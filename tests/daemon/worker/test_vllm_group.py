@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 from pathlib import Path
 
 import pytest
 
+from daemon.worker.report import Reporter
 from daemon.worker.vllm.arguments import check_passed_on, make_plan
 from daemon.worker.vllm.families import ModelFiles
+from daemon.worker.vllm.follower import FollowerProgram
 from daemon.worker.vllm.group import (
     PART_VARIABLE,
+    Follow,
     Part,
     follower_argv,
     parallel_flags,
@@ -17,7 +22,8 @@ from daemon.worker.vllm.group import (
     read_part,
 )
 from daemon.worker.vllm.hardware import Hardware
-from fcd.errors import UsageError
+from fcd.engines import EngineInfo
+from fcd.errors import ModelLoadError, UsageError
 from fcd.machine import Gpu
 from fcd.wire.admin import ModelOptions
 
@@ -80,3 +86,21 @@ def test_each_node_says_where_it_is_reached() -> None:
 def test_where_a_node_stands_is_not_a_persons_to_say(word: str) -> None:
     with pytest.raises(UsageError, match="set by fcd"):
         check_passed_on([word])
+
+
+def test_nodes_with_different_vllms_are_told_apart(tmp_path: Path) -> None:
+    async def main() -> None:
+        program = FollowerProgram(
+            Part(nodes=2, rank=1, host="10.0.0.3", master="10.0.0.2"),
+            locate=lambda progress: tmp_path,
+            engine=lambda: EngineInfo("vllm", "0.25.1", runnable=True, command=("/bin/false",)),
+            env={},
+            reporter=Reporter(events=None, stderr=io.StringIO()),
+        )
+        program._tell(Follow(29600, ("--served-model-name", "m"), "0.26.0"))
+        with pytest.raises(ModelLoadError) as refused:
+            await program._follow()
+        assert "This node has vLLM 0.25.1, and the first one 0.26.0." in str(refused.value)
+        assert "--version 0.26.0" in refused.value.hint
+
+    asyncio.run(main())
