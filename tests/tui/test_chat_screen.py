@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from tui.app import FcdApp
 from tui.screens.chat import ChatScreen
 from tui.widgets.chat_list import ChatList
 from tui.widgets.message import MessageView
-from tui.widgets.transcript import WINDOW
+from tui.widgets.transcript import FEWEST, STEP
 
 Scene = Callable[[FakeDaemon, FcdApp, ChatScreen, "Pilot[None]"], Awaitable[None]]
 
@@ -398,13 +399,31 @@ def test_long_chats_are_windowed_and_older_messages_come_on_scrolling_up() -> No
         chat = await say_something(daemon, *((f"question {n}", f"answer {n}") for n in range(100)))
         await screen.open_chat(chat)
         await pilot.pause()
-        assert len(screen.transcript.views) == WINDOW
+        mounted = len(screen.transcript.views)
+        assert FEWEST <= mounted <= 12
         assert screen.transcript.following
+        assert screen.transcript.max_scroll_y > 0
         await pilot.press("tab", "g")
-        await wait_until(pilot, lambda: len(screen.transcript.views) > WINDOW)
+        await wait_until(pilot, lambda: len(screen.transcript.views) >= mounted + STEP)
         focused = app.focused
         assert isinstance(focused, MessageView)
         await wait_until(pilot, lambda: focused.region.overlaps(screen.transcript.region))
+
+    play(scene)
+
+
+def test_few_of_many_long_messages_are_mounted_and_a_screen_that_they_do_not_fill_gets_more() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        chat = await say_something(daemon, *((f"question {n}", f"line {n}\n\n" * 40) for n in range(100)))
+        await screen.open_chat(chat)
+        await pilot.pause()
+        assert len(screen.transcript.views) == FEWEST
+        # One word a line: the rows that a guess counts are joined to a few.
+        joined = await say_something(daemon, *((f"question {n}", "a\n" * 400) for n in range(20)))
+        await screen.open_chat(joined)
+        await wait_until(pilot, lambda: screen.transcript.max_scroll_y > 0)
+        await pilot.resize_terminal(80, 100)
+        await wait_until(pilot, lambda: screen.transcript.size.height > 80 and screen.transcript.max_scroll_y > 0)
 
     play(scene)
 
@@ -719,10 +738,14 @@ def test_the_list_may_go_while_it_asks_what_there_is(fails: bool, monkeypatch: p
     play(scene, size=(120, 40))
 
 
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+"""A PNG of one pixel."""
+
+
 def test_files_go_with_a_question(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("otters\n")
     (tmp_path / "data.bin").write_bytes(b"\x00\xff\x01")
-    (tmp_path / "pic.png").write_bytes(b"\x89PNG\r\n\x1a\n....")
+    (tmp_path / "pic.png").write_bytes(base64.b64decode(PIXEL))
     (tmp_path / "big.txt").write_text("x" * 600_000)
 
     async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
@@ -759,6 +782,50 @@ def test_files_go_with_a_question(tmp_path: Path) -> None:
         await wait_until(pilot, lambda: len(daemon.requests) == 3)
         part = daemon.requests[2]["messages"][-1]["content"][1]
         assert part["image_url"]["url"].startswith("data:image/png;base64,")
+        assert "pic.png 70 1x1" in str(screen.query_one("#transcript").query("TurnView").last().question.query(Static).last().visual)
+
+    play(scene)
+
+
+def test_a_pasted_path_of_an_image_is_attached_and_any_other_text_is_typed(tmp_path: Path) -> None:
+    picture = tmp_path / "my cat's picture.png"
+    picture.write_bytes(base64.b64decode(PIXEL))
+    (tmp_path / "notes.txt").write_text("otters\n")
+    seeing = WorkerInfo(**{**{f: getattr(GUIDE, f) for f in GUIDE.__struct_fields__}, "capabilities": ["vision"]})
+
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        daemon.known = [seeing]
+        daemon.tell(DaemonEvent("worker", seeing))
+        await wait_until(pilot, lambda: app.link.worker_for("guide") == seeing)
+        for number, text in enumerate((str(picture), shlex.quote(str(picture)), picture.as_uri() + "\n"), 1):
+            screen.prompt.post_message(events.Paste(text))
+            await wait_until(pilot, lambda number=number: len(screen.attachments) == number)
+        assert screen.prompt.text == ""
+        assert (screen.attachments[0].width, screen.attachments[0].media) == (1, "image/png")
+        for text in (str(tmp_path / "notes.txt"), f"{picture} and more", "/none.png", "a 'quote"):
+            screen.prompt.put("")
+            screen.prompt.post_message(events.Paste(text))
+            await wait_until(pilot, lambda text=text: screen.prompt.text == text)
+        assert len(screen.attachments) == 3
+
+    play(scene)
+
+
+def test_a_blind_model_names_one_that_sees(tmp_path: Path) -> None:
+    (tmp_path / "pic.png").write_bytes(base64.b64decode(PIXEL))
+
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        fields = {f: getattr(GUIDE, f) for f in GUIDE.__struct_fields__}
+        eye = WorkerInfo(**{**fields, "name": "eye-1", "models": ["eye"], "capabilities": ["chat", "vision"]})
+        daemon.known = [*daemon.known, eye]
+        daemon.tell(DaemonEvent("worker", eye))
+        await wait_until(pilot, lambda: app.link.worker_for("eye") == eye)
+        await ask(screen, pilot, f"/attach {tmp_path / 'pic.png'}")
+        await wait_until(
+            pilot,
+            lambda: any("guide cannot see images. eye can:" in note.message for note in app._notifications),
+        )
+        assert not screen.attachments
 
     play(scene)
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from pygments.token import Token
-from textual.content import Content
-from textual.highlight import HighlightTheme, highlight
+from functools import lru_cache
+
+from pygments.lexer import Lexer
+from pygments.lexers import get_lexer_by_name
+from pygments.token import Token, _TokenType
+from pygments.util import ClassNotFound
+from textual.content import Content, Span
+from textual.highlight import HighlightTheme
 
 from tui.markdown.lines import FAINT, Row
 
@@ -46,9 +51,40 @@ def highlighted(code: str, language: str) -> list[Content]:
     count = code.count("\n") + 1
     if not language:
         return [Content(line) for line in code.split("\n")]
-    lines = list(highlight(code, language=language, theme=CodeTheme, tab_size=4).split("\n", allow_blank=True))
+    lines = list(_coloured(code, _lexer(language)).split("\n", allow_blank=True))
     lines += [Content("")] * (count - len(lines))
     return lines[:count]
+
+
+def _coloured(code: str, lexer: Lexer) -> Content:
+    """As textual.highlight does it, but with a lexer that is made once: making one takes longer than a few lines."""
+    code = "\n".join(code.splitlines())
+    spans: list[Span] = [Span(0, len(code), "$text")]
+    start = 0
+    for kind, token in lexer.get_tokens(code):
+        end = start + len(token)
+        style = _style(kind)
+        if style:
+            spans.append(Span(start, end, style))
+        start = end
+    return Content(code, spans)
+
+
+@lru_cache(maxsize=32)
+def _lexer(language: str) -> Lexer:
+    try:
+        return get_lexer_by_name(language, stripnl=False, ensurenl=True, tabsize=4)
+    except ClassNotFound:
+        return get_lexer_by_name("text", stripnl=False, ensurenl=True, tabsize=4)
+
+
+@lru_cache(maxsize=512)
+def _style(kind: _TokenType) -> str:
+    while kind is not None:
+        if style := CodeTheme.STYLES.get(kind):
+            return style
+        kind = kind.parent
+    return ""
 
 
 class CodeLayout:

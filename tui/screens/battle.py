@@ -324,6 +324,10 @@ class BattleScreen(BattleActions, Screen[None]):
             away = f"{self.fcd.key('other_pane')}: {battle.name(other)}" if self.single else ""
             pane.head(battle.name(pane.side), f"{turn if state else ''}{state}", away)
             pane.set_class(SIDES[self.side] == pane.side, "-shown")
+        bodies = [pane.last for pane in self.panes if pane.last is not None]
+        if any(body.grows for body in bodies):
+            for body in bodies:
+                body.make_room()
         self.bar.show(battle, self.undo_s + 0.9)
         self.query_one(Header).middle(self._summary())
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from textual.app import ComposeResult
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
 from fcd.wire.arena import Answer, Side, Turn
 from tui.glyphs import Glyphs
 from tui.widgets.body import Body
+from tui.widgets.scrolling import Scrolling
 from tui.widgets.uniform import Uniform
 
 _MASK = "█"
@@ -40,6 +41,10 @@ class Said(Uniform):
         with Uniform(classes="message -answer"):
             yield self._body
             yield self._notice
+
+    @property
+    def body(self) -> Body:
+        return self._body
 
     def on_mount(self) -> None:
         self._asked.show_plain(self.question)
@@ -87,12 +92,12 @@ class Pane(Vertical):
 
     def compose(self) -> ComposeResult:
         yield Static("", classes="pane-head")
-        with VerticalScroll(classes="pane-scroll", can_focus=False):
+        with Scrolling(classes="pane-scroll", can_focus=False):
             yield Uniform(classes="turns")
 
     @property
-    def scroller(self) -> VerticalScroll:
-        return self.query_one(VerticalScroll)
+    def scroller(self) -> Scrolling:
+        return self.query_one(Scrolling)
 
     def on_mount(self) -> None:
         self.scroller.anchor()
@@ -112,6 +117,11 @@ class Pane(Vertical):
             self.query_one(".pane-head", Static).update(
                 Content.assemble(*parts, (right, "$foreground 60%")), layout=False
             )
+
+    @property
+    def last(self) -> Body | None:
+        """The answer that is being written, or was last."""
+        return self._said[-1].body if self._said else None
 
     def sync(self, turns: Sequence[Turn]) -> None:
         """Show these turns, keeping what is drawn of them already."""

@@ -20,8 +20,8 @@ _STEP = 4
 """Rows that an answer which is being written grows by: each growth moves and paints the whole screen."""
 _FAST = 8
 """The same where one growth soon follows another."""
-_HASTE = 3
-"""Updates."""
+_HASTE = 6
+"""Updates: a third of a second."""
 _EXACT = 8
 """An answer of no more rows is as high as its text, also while it is written."""
 _CACHED = 1000
@@ -50,6 +50,8 @@ class Body(Widget):
         """Updates since the height changed."""
         self._strips: dict[int, tuple[Content, Strip]] = {}
         self._writing = False
+        self._ahead = False
+        """Whether the next layout gives it more room than it needs yet."""
 
     @property
     def text(self) -> str:
@@ -99,6 +101,17 @@ class Body(Widget):
         self._layout = Layout(self._layout.width, self._glyphs, shaded=self._shaded)
         self._lines, self._strips, self._settled = [], {}, 0
 
+    @property
+    def grows(self) -> bool:
+        """It needs more room than it has: the screen is about to be laid out."""
+        return self._rows() != self._height
+
+    def make_room(self) -> None:
+        """Grow now, where it would have to soon: the screen is laid out in any case."""
+        if self._writing and len(self._lines) > _EXACT and self._height - len(self._lines) < _STEP:
+            self._ahead = True
+            self.refresh(layout=True)
+
     def _update(self) -> None:
         """Lay out what is new; draw the rows that changed, or all where the height did."""
         before, settled = self._lines, self._settled
@@ -120,6 +133,8 @@ class Body(Widget):
         count = len(self._lines)
         if not self._writing or count <= _EXACT:
             return count
+        if self._ahead:
+            return -(-(count + _STEP) // _STEP) * _STEP
         if count <= self._height <= count + _FAST:
             return self._height
         step = _FAST if self._quiet < _HASTE else _STEP
@@ -151,6 +166,7 @@ class Body(Widget):
         if width != self._layout.width:
             self._lay_out(width)
         height = self._rows()
+        self._ahead = False
         if height != self._height:
             self._height, self._quiet = height, 0
         return height

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, cast
 
 from textual.app import ComposeResult
 from textual.content import Content
+from textual.errors import NoWidget
 from textual.widgets import Static
 
+from fcd.attachments import described
 from fcd.chattree import Place
 from fcd.wire.chats import ChatMessage
 from tui import formats
-from tui.attachments import described
 from tui.chats import Turn
 from tui.glyphs import Glyphs
 from tui.widgets.uniform import Uniform
@@ -171,7 +172,17 @@ class TurnView(Uniform):
             self.answer.body.display = True
             self.answer.body.feed(answer.content[self._written :])
             self._written = len(answer.content)
-        self.show_head()
+        if self._head_is_seen or not answer.content:
+            self.show_head()
+
+    @property
+    def _head_is_seen(self) -> bool:
+        """An update out of sight makes the whole screen be arranged anew."""
+        head = self.answer.query_one(".head")
+        try:
+            return bool(self.screen.find_widget(head).visible_region)
+        except NoWidget:
+            return True
 
     def finish(self) -> None:
         """The answer is complete, or as complete as it will be."""

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 
 from textual.app import ComposeResult
-from textual.containers import VerticalScroll
 from textual.message import Message
 from textual.widget import Widget
 
@@ -14,17 +13,20 @@ from tui.actions import bindings
 from tui.chats import Turn
 from tui.glyphs import Glyphs
 from tui.widgets.message import MessageView, Notices, TurnView, no_notice
+from tui.widgets.scrolling import Scrolling
 from tui.widgets.uniform import Uniform
 
-WINDOW = 6
+FEWEST = 2
 """Turns (two messages each) that are mounted at least at first, and kept while following the end."""
+_SCREENS = 1.5
+"""How much is mounted at first, by a guess at its rows that is rather too low."""
 _TURN_ROWS = 4
-"""The fewest rows of a turn, nearly: as many turns are mounted as fill the screen."""
+"""Rows of a turn beside its texts."""
 STEP = 6
 """Older turns that are mounted when a person scrolls to the top."""
 
 
-class Transcript(VerticalScroll, can_focus=False):
+class Transcript(Scrolling, can_focus=False):
     """Shows turns; only a window of them is mounted. `notices` says what stands below an answer."""
 
     BINDINGS = bindings("messages")
@@ -57,10 +59,17 @@ class Transcript(VerticalScroll, can_focus=False):
     def views(self) -> list[TurnView]:
         return list(self._column.query_children(TurnView).results(TurnView))
 
-    @property
-    def window(self) -> int:
-        """Turns that are mounted at first."""
-        return max(WINDOW, self.size.height // _TURN_ROWS + 1)
+    def _window(self, turns: Sequence[Turn]) -> int:
+        """How many turns at the end are to be mounted, so that the screen is full."""
+        size = self.size or self.app.size
+        width, height = max(20, size.width), size.height
+        rows, count = 0, 0
+        for turn in reversed(turns):
+            if count >= FEWEST and rows >= height * _SCREENS:
+                break
+            rows += _TURN_ROWS + guessed_rows(turn.asked, width) + guessed_rows(turn.said, width)
+            count += 1
+        return count
 
     @property
     def following(self) -> bool:
@@ -78,11 +87,21 @@ class Transcript(VerticalScroll, can_focus=False):
 
     async def _show(self, turns: Sequence[Turn], empty: Widget) -> None:
         self._turns = turns
-        self._first = max(0, len(turns) - self.window)
+        self._first = len(turns) - self._window(turns)
         await self._column.remove_children()
         views: list[Widget] = [self._view(turn) for turn in turns[self._first :]]
         await self._column.mount(*(views or [empty]))
         self.anchor()
+        self.call_after_refresh(self._fill)
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._fill)
+
+    def _fill(self) -> None:
+        """The guess was too high, or the screen has become higher: what cannot be scrolled has nothing to load more."""
+        if self._first > 0 and self.max_scroll_y == 0 and not self._loading:
+            self._loading = True
+            self.call_next(self._load_older)
 
     def _view(self, turn: Turn) -> TurnView:
         return TurnView(turn, self._glyphs, shaded=self._shaded, notices=self._notices)
@@ -119,8 +138,8 @@ class Transcript(VerticalScroll, can_focus=False):
         return next((view for view in self.views if message in view.turn.key), None) if message else None
 
     async def _prune(self) -> None:
-        surplus = self.views[: max(0, len(self.views) - self.window - STEP)]
-        if surplus and self.following:
+        surplus = self.views[: max(0, len(self.views) - self._window(self._turns))]
+        if len(surplus) > STEP and self.following:
             self._first += len(surplus)
             await self._column.remove_children(surplus)
 
@@ -142,6 +161,7 @@ class Transcript(VerticalScroll, can_focus=False):
         def keep_place() -> None:
             self.scroll_to(y=self.scroll_y + self.virtual_size.height - before, animate=False, immediate=True)
             self._loading = False
+            self._fill()
 
         self.call_after_refresh(keep_place)
 
@@ -163,6 +183,11 @@ class Transcript(VerticalScroll, can_focus=False):
         message = messages[min(max(index, 0), len(messages) - 1)]
         self.screen.set_focus(message, scroll_visible=False)
         self.scroll_to_widget(message, animate=False, top=message.size.height > self.size.height)
+
+
+def guessed_rows(text: str, width: int) -> int:
+    """At least as many as the text needs, nearly: lines of one paragraph are joined, and marks are not drawn."""
+    return len(text) // width + text.count("\n\n") + text.count("\n") // 4
 
 
 def _goes_on(drawn: Turn, now: Turn) -> bool:
