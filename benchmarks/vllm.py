@@ -228,7 +228,7 @@ def part_d(job: Run) -> dict[str, Any]:
     job.say(f"loading {job.small.name}; GPU memory while nothing is loaded: {idle}")
     job.home.load(job.small, *flags, limit_s=120)
     rows: dict[str, Any] = {"gpu_gib_idle": idle, "gpu_gib_loaded": gpu_used()}
-    for victim in ("engine", "server", "worker", "daemon"):
+    for victim in ("server", "worker", "daemon", "engine"):
         rows[victim] = kill(job, victim, flags)
         job.say(f"  {victim}: {rows[victim]}")
     return rows
