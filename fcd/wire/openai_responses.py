@@ -14,7 +14,7 @@ from fcd.errors import ApiError, invalid, unsupported
 from fcd.wire.openai_chat import MAX_MESSAGES, ReasoningEffort
 from fcd.wire.openai_decode import RequestDecoder
 from fcd.wire.openai_images import Detail, ImageCount
-from fcd.wire.openai_sampling import MAX_LOGPROBS, ModelName, Penalty, Unit, Word, refuse
+from fcd.wire.openai_sampling import MAX_LOGPROBS, CommonFields, refuse
 from fcd.wire.openai_tools import FunctionName
 
 LOGPROBS: Final = "message.output_text.logprobs"
@@ -117,23 +117,11 @@ class ResponseStreamOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=
     """Only false, which is what happens, is taken."""
 
 
-class ResponsesRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    model: ModelName
+class ResponsesRequest(CommonFields, kw_only=True, forbid_unknown_fields=True):
     input: str | list[InputItem]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
-    stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Unit | None = None
-    top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
-    min_p: Unit | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: str | list[str] | None = None
-    keep_alive: str | int | float | None = None
     tools: list[ResponseTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedFunction | None = None
     parallel_tool_calls: bool | None = None
@@ -141,14 +129,6 @@ class ResponsesRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True)
     reasoning: Reasoning | None = None
     include: list[str] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
-    store: bool | None = None
-    """Nothing is stored, whatever it says; the answer says so."""
-    metadata: dict[str, str] | None = None
-    user: Word | None = None
-    service_tier: Word | None = None
-    safety_identifier: Word | None = None
-    prompt_cache_key: Word | None = None
-    prompt_cache_retention: Word | None = None
     background: Any = None
     conversation: Any = None
     previous_response_id: Any = None

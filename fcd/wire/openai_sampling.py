@@ -1,4 +1,4 @@
-"""The fields that chat completions and completions share: sampling, stopping, streaming, bookkeeping.
+"""The fields that requests for text share: sampling, stopping, streaming, bookkeeping.
 
 OpenAI's names where OpenAI has one, else vLLM's. `null` means absent.
 """
@@ -36,12 +36,11 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     """Only false is taken."""
 
 
-class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Decoded and range-checked by msgspec; `check_sampling` does the rest."""
+class CommonFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What every route that generates text takes, range-checked by msgspec."""
 
     model: ModelName
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Unit | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
@@ -50,10 +49,26 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
-    logit_bias: dict[str, float] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     stop: str | list[str] | None = None
+    keep_alive: str | int | float | None = None
+    """How long the model stays loaded after this request; the daemon reads it."""
+    user: Word | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    """Nothing is stored, whatever it says."""
+    service_tier: Word | None = None
+    safety_identifier: Word | None = None
+    prompt_cache_key: Word | None = None
+    prompt_cache_retention: Word | None = None
+
+
+class SamplingFields(CommonFields, kw_only=True, forbid_unknown_fields=True):
+    """What chat completions and completions take besides; `check_sampling` checks what types do not say."""
+
+    stream_options: StreamOptions | None = None
+    logit_bias: dict[str, float] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     stop_token_ids: list[TokenId] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
@@ -63,15 +78,6 @@ class SamplingFields(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     """Keep the prompt's last k tokens; -1 keeps what the context holds."""
-    keep_alive: str | int | float | None = None
-    """How long the model stays loaded after this request; the daemon reads it."""
-    user: Word | None = None
-    metadata: dict[str, str] | None = None
-    store: bool | None = None
-    service_tier: Word | None = None
-    safety_identifier: Word | None = None
-    prompt_cache_key: Word | None = None
-    prompt_cache_retention: Word | None = None
 
     @property
     def streams(self) -> bool:
