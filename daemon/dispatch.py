@@ -30,8 +30,8 @@ class Target(msgspec.Struct, frozen=True):
     fields: dict[str, list[str]] = {}
     """By route, the fields that it reads, where it passes over others without a word."""
     images: Literal["checks", "takes", "refuses"] = "checks"
-    """What it does with images of chats: `checks` them itself (a worker or daemon of fcd), or sees them or does not, and
-    is asked nothing that the gateway has not checked."""
+    """What it does with images of chats: it `checks` them itself (a worker or daemon of fcd), or sees them or does not,
+    and is asked nothing that the gateway has not checked."""
 
 
 class Lease(Protocol):

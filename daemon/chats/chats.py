@@ -14,7 +14,7 @@ from msgspec import UNSET
 
 from daemon.chats.answer import LiveAnswer, follow
 from daemon.chats.asking import Asker, RelayAsker
-from daemon.chats.checks import check_params, check_request
+from daemon.chats.checks import check_attachments, check_params, check_request
 from daemon.chats.intake import take_in_files
 from daemon.context import DaemonContext
 from daemon.gateway.routes import SpecialModels
@@ -26,7 +26,6 @@ from fcd.wire.admin import DaemonEvent
 from fcd.wire.chats import (
     MAX_ATTACHMENTS,
     MAX_PRESETS,
-    Attachment,
     ChatEvent,
     ChatHit,
     ChatHits,
@@ -178,6 +177,8 @@ class Chats:
         """A conversation that is led elsewhere, as it stands now; made here when it is not known."""
         records.check_id(chat)
         check_params(asked.params)
+        for message in asked.messages:
+            check_attachments(message.attachments)
         self._check_free(chat)
         now = self.clock()
 
@@ -319,7 +320,7 @@ class Chats:
         live.entered.set()
         self._publish(chat, "generating")
         question = path[-1]
-        question.attachments = [Attachment(each.name, each.media, "", each.size) for each in question.attachments]
+        question.attachments = [each.without_data() for each in question.attachments]
         return Generation(self._marked(info), question, answer)
 
     async def _ask(self, live: LiveAnswer, body: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ def waiting(db: sqlite3.Connection, chat: str) -> list[QueuedQuestion]:
     """In their order; attachments without their data."""
     found = _read(db, f"SELECT {_FIELDS} FROM chat_queue WHERE chat = ? ORDER BY number", (chat,))
     for question in found:
-        question.attachments = [Attachment(each.name, each.media, "", each.size) for each in question.attachments]
+        question.attachments = [each.without_data() for each in question.attachments]
     return found
 
 

@@ -15,6 +15,7 @@ from daemon.store import chat_search
 from fcd.chattree import beginning_of, content_of
 from fcd.errors import ApiError, NotFound
 from fcd.wire.chats import Attachment, ChatInfo, ChatMessage, ChatTree, CreateChat, LogMessage, NamedPreset, PatchChat
+from fcd.wire.openai_images import size_of_image
 
 MOST_MESSAGES = 20_000
 """In one conversation, variants included."""
@@ -147,14 +148,14 @@ def get_messages(db: sqlite3.Connection, chat: str) -> list[ChatMessage]:
     rows = db.execute(f"SELECT {', '.join(_FIELDS)} FROM chat_messages WHERE chat = ? ORDER BY number", (chat,))
     messages = [_message(row) for row in rows]
     attached = db.execute(
-        "SELECT message, name, media, size FROM chat_attachments"
+        "SELECT message, name, media, size, width, height FROM chat_attachments"
         " WHERE message IN (SELECT id FROM chat_messages WHERE chat = ?) ORDER BY message, position",
         (chat,),
     ).fetchall()
     if attached:
         known = {message.id: message for message in messages}
-        for message, name, media, size in attached:
-            known[message].attachments.append(Attachment(name, media, "", size))
+        for message, name, media, size, width, height in attached:
+            known[message].attachments.append(Attachment(name, media, "", size, width, height))
     return messages
 
 
@@ -170,7 +171,8 @@ def get_message(db: sqlite3.Connection, chat: str, message: str) -> ChatMessage:
 
 def with_data(db: sqlite3.Connection, message: ChatMessage) -> ChatMessage:
     rows = db.execute(
-        "SELECT name, media, data, size FROM chat_attachments WHERE message = ? ORDER BY position", (message.id,)
+        "SELECT name, media, data, size, width, height FROM chat_attachments WHERE message = ? ORDER BY position",
+        (message.id,),
     )
     message.attachments = [Attachment(*row) for row in rows]
     return message
@@ -221,8 +223,12 @@ def add_message(db: sqlite3.Connection, chat: str, message: ChatMessage, room: R
     db.execute(f"INSERT INTO chat_messages (chat, {', '.join(_FIELDS)}) VALUES ({marks})", (chat, *values))
     for position, attached in enumerate(message.attachments):
         db.execute(
-            "INSERT INTO chat_attachments (message, position, name, media, size, data) VALUES (?, ?, ?, ?, ?, ?)",
-            (message.id, position, attached.name, attached.media, attached.size, attached.data),
+            "INSERT INTO chat_attachments (message, position, name, media, size, data, width, height)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(message.id, position, attached.name, attached.media, attached.size, attached.data),
+                *(size_of_image(attached.data) if attached.is_image else (0, 0)),
+            ),
         )
     if not message.parent and message.role == "user" and message.content:
         db.execute(
@@ -385,6 +391,7 @@ def _from_log(said: LogMessage, parent: str, now: float) -> ChatMessage:
         tokens_per_second=(said.tokens - 1) / spent if said.tokens > 1 and spent > 0 and said.seconds else 0.0,
         seconds=said.seconds,
         created_at=said.at or now,
+        attachments=said.attachments,
     )
 
 

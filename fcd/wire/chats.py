@@ -35,10 +35,17 @@ class Attachment(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True)
     data: Annotated[str, Meta(max_length=16 * 1024 * 1024)] = ""
     size: Annotated[int, Meta(ge=0)] = 0
     """Bytes of the file."""
+    width: Annotated[int, Meta(ge=0)] = 0
+    """Of an image, in pixels, as the image itself says; so is `height`."""
+    height: Annotated[int, Meta(ge=0)] = 0
 
     @property
     def is_image(self) -> bool:
         return self.media.startswith("image/")
+
+    def without_data(self) -> Attachment:
+        """What listings show of it."""
+        return msgspec.structs.replace(self, data="")
 
 
 Attachments = Annotated[list[Attachment], Meta(max_length=MAX_ATTACHMENTS)]
@@ -222,6 +229,8 @@ class LogMessage(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True)
     tokens: int = 0
     ttft_s: float = 0.0
     seconds: float = 0.0
+    attachments: Attachments = []
+    """Images; text files are in the content."""
 
 
 class PutLog(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):

@@ -86,6 +86,15 @@ def decode_image(url: str, where: str) -> tuple[bytes, ImageFacts]:
     return data, facts
 
 
+def size_of_image(url: str) -> tuple[int, int]:
+    """Width and height in pixels; 0 and 0 for what is no image in a `data:` URL."""
+    try:
+        facts = decode_image(url, "url")[1]
+    except ApiError:
+        return 0, 0
+    return facts.width, facts.height
+
+
 def _no_data(url: str, where: str) -> ApiError:
     scheme = url[:12].partition(":")[0].lower()
     if scheme in ("http", "https", "ftp", "file"):

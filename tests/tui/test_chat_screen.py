@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import shlex
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from textual import events
 from textual.pilot import Pilot
 from textual.selection import Selection
+from textual.widgets import Static
 
 from fcd.errors import ApiError, NotRunning
 from fcd.settings import Settings, TuiSettings
@@ -21,7 +23,7 @@ from tests.tui.fake_chats import say_something
 from tui.app import FcdApp
 from tui.screens.chat import ChatScreen
 from tui.widgets.chat_list import ChatList
-from tui.widgets.message import MessageView
+from tui.widgets.message import MessageView, TurnView
 from tui.widgets.transcript import FEWEST, STEP
 
 Scene = Callable[[FakeDaemon, FcdApp, ChatScreen, "Pilot[None]"], Awaitable[None]]
@@ -782,7 +784,10 @@ def test_files_go_with_a_question(tmp_path: Path) -> None:
         await wait_until(pilot, lambda: len(daemon.requests) == 3)
         part = daemon.requests[2]["messages"][-1]["content"][1]
         assert part["image_url"]["url"].startswith("data:image/png;base64,")
-        assert "pic.png 70 1x1" in str(screen.query_one("#transcript").query("TurnView").last().question.query(Static).last().visual)
+        await wait_until(
+            pilot,
+            lambda: "pic.png 70 1x1" in str(screen.query(TurnView).last().question.query_one(".notice", Static).visual),
+        )
 
     play(scene)
 

@@ -44,7 +44,10 @@ class ChatScreen(ChatActions, ChatAsking):
             with Horizontal(id="prompt-row"):
                 yield Static(f"{self.fcd.glyphs.prompt} ", id="prompt-mark", markup=False)
                 yield Prompt(
-                    keys_of("prompt", self.fcd.moved_keys), edit_last=self.action_edit_last, leave=self._to_messages
+                    keys_of("prompt", self.fcd.moved_keys),
+                    edit_last=self.action_edit_last,
+                    leave=self._to_messages,
+                    takes_images=True,
                 )
             yield Meter()
         yield KeyBar("prompt", "chat")

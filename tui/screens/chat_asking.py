@@ -7,7 +7,6 @@ from textual.content import Content
 
 from fcd.errors import ApiError, FcdError, NotRunning
 from fcd.wire.chats import (
-    Attachment,
     ChatMessage,
     CreateChat,
     GenerateRequest,
@@ -52,7 +51,7 @@ class ChatAsking(ChatFollowing):
         self._sending = True
         if not request.again:
             now = self.fcd.now()
-            shown = [Attachment(each.name, each.media, "", each.size) for each in request.attachments]
+            shown = [each.without_data() for each in request.attachments]
             question = ChatMessage("", "user", content=request.prompt, attachments=shown, created_at=now)
             waiting = ChatMessage("", "assistant", model=self.chat.model, state="waiting")
             self.chat.pending = Turn(question, waiting)

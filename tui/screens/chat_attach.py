@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from textual import work
+from textual import on, work
 from textual.widgets import Static
 
+from fcd.attachments import described, read_attachment
 from fcd.wire.chats import MAX_ATTACHMENTS
-from tui.attachments import described, read_attachment
 from tui.screens.chat_base import ChatBase
+from tui.widgets.prompt import Prompt
+
+_KNOWN = ("ready", "asleep")
+"""States of workers that have said what they can."""
 
 
 class ChatAttach(ChatBase):
@@ -35,16 +39,37 @@ class ChatAttach(ChatBase):
         except ValueError as error:
             self.notify(str(error), severity="warning", markup=False)
             return
-        worker = self.fcd.link.worker_for(self.chat.model)
-        if attached.is_image and worker is not None and "vision" not in worker.capabilities:
-            words = f"{self.chat.model} cannot see images. {self.fcd.key('pick_model')} chooses a model that can."
-            self.notify(words, severity="warning", markup=False)
-            return
-        if attached.is_image and worker is None:
-            self.notify(f"{self.chat.model} is not loaded: whether it sees images is not known yet.", markup=False)
+        if attached.is_image and (why := self._blind()):
+            self.notify(why, severity="warning", markup=False)
             return
         self.attachments.append(attached)
         self._show_attached()
+
+    def _blind(self) -> str:
+        """Why the chat's model takes no images, with what would work; empty where it does, or where that is not known
+        before it is loaded."""
+        link, model = self.fcd.link, self.chat.model
+        worker = link.worker_for(model)
+        if worker is None or worker.state not in _KNOWN:
+            self.notify(f"{model} is not loaded: whether it sees images shows with its answer.", markup=False)
+            return ""
+        # Of a joined daemon's models, that daemon alone knows it.
+        if "vision" in worker.capabilities or worker.engine == "daemon":
+            return ""
+        seeing = [
+            name
+            for each in link.workers.values()
+            if "vision" in each.capabilities and each.state in _KNOWN
+            for name in each.models
+        ]
+        key = self.fcd.key("pick_model")
+        if seeing:
+            return f"{model} cannot see images. {', '.join(sorted(seeing)[:3])} can: {key} chooses it."
+        return f"{model} cannot see images, nor can what else is loaded. {key} loads one that can, such as Gemma 3."
+
+    @on(Prompt.Dropped)
+    def _dropped(self, event: Prompt.Dropped) -> None:
+        self.attach_file(str(event.path))
 
     def action_detach(self) -> None:
         self.attachments = []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from textual import events
 from textual.message import Message
 from textual.widgets import TextArea
 
+from fcd.attachments import image_file
 from tui.commands import matching
 
 
@@ -24,6 +26,13 @@ class Prompt(TextArea):
             self.text = text
             self.editing = editing
 
+    class Dropped(Message):
+        """A path of an image was pasted, as terminals do with a file that is dropped on them."""
+
+        def __init__(self, path: Path) -> None:
+            super().__init__()
+            self.path = path
+
     class Scroll(Message):
         def __init__(self, pages: int) -> None:
             super().__init__()
@@ -36,6 +45,7 @@ class Prompt(TextArea):
         edit_last: Callable[[], None],
         leave: Callable[[], None],
         screen: str = "chat",
+        takes_images: bool = False,
         placeholder: str = "Ask anything",
     ) -> None:
         """
@@ -45,6 +55,7 @@ class Prompt(TextArea):
             leave: tab, where there is nothing to complete. Both are called at once, not sent as messages, so that
                 the keys that follow find the new state.
             screen: whose /commands are completed.
+            takes_images: a pasted path of an image is told (`Dropped`) and not inserted.
         """
         super().__init__(id="prompt", soft_wrap=True, show_line_numbers=False, placeholder=placeholder)
         self.prompts: list[str] = []
@@ -52,6 +63,7 @@ class Prompt(TextArea):
         """What stands here is the last question, to be asked in its place."""
         self._keys = keys
         self._screen_name = screen
+        self._takes_images = takes_images
         self._edit_last = edit_last
         self._leave = leave
         self._at = 0
@@ -66,6 +78,16 @@ class Prompt(TextArea):
         event.stop()
         event.prevent_default()
         getattr(self, f"action_{action}")()
+
+    async def _on_paste(self, event: events.Paste) -> None:
+        path = image_file(event.text) if self._takes_images else None
+        if path is None:
+            await super()._on_paste(event)
+        else:
+            self.post_message(self.Dropped(path))
+        # Else the text area's own handler would take it once more.
+        event.prevent_default()
+        event.stop()
 
     def action_send(self) -> None:
         if self.text.endswith("\\") and self.cursor_location == self.document.end:

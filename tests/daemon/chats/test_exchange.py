@@ -108,7 +108,7 @@ def test_chatgpt_s_branches_and_settings() -> None:
 def test_our_own_file_holds_everything() -> None:
     async def main() -> None:
         async with arena_daemon(MODELS) as one, arena_daemon(MODELS) as two:
-            attached = [Attachment("a.png", "image/png", data_url(png()), 3)]
+            attached = [Attachment("a.png", "image/png", data_url(png()), 3, 4, 4)]
             chat, question, _ = await begin(one.client, "Why?", attachments=attached)
             await ended(one.client, chat)
             await one.client.generate(chat, GenerateRequest(again=question))
