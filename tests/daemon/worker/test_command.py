@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from daemon.worker.options import WorkerOptions
 from fcd.catalog import resolve
 from fcd.errors import ModelLoadError, UsageError
 from fcd.settings import ModelSettings, Settings
+from tests.daemon.worker.watched import WatchedWorker, until_gone
 from tests.e2e.harness import is_running, wait_for
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="process groups")
@@ -28,52 +27,24 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="process groups")
 FAKE = Path(__file__).with_name("fake_server.py")
 
 
-class Running:
-    """`fcd worker run` around the fake server, watched as the supervisor watches it."""
+class Running(WatchedWorker):
+    """A worker around the fake server."""
 
     def __init__(self, home: Path, *words: str, environ: dict[str, str] | None = None, engine: str = "") -> None:
-        self.pids = home / "pids"
         command = engine or f"{sys.executable} {FAKE} {{model}} {{port}} {' '.join(words)}"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("FCD_")}
-        env = {**kept, "FCD_HOME": str(home), "PIDS": str(self.pids), "FCD_PARENT_WATCH": "1", **(environ or {})}
-        (home / "config").mkdir(parents=True, exist_ok=True)
         stop = "SIGINT" if environ and "STOPPED" in environ else "SIGTERM"
-        settings = f'[models.mine]\nengine = "command"\ncommand = \'{command}\'\nhealth = "/healthy"\n'
-        settings += f'stop_signal = "{stop}"\nenv = {{ GREETING = "hello" }}\n'
-        (home / "config" / "config.toml").write_text(settings)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "fcd", "worker", "run", "mine", "--no-register"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=env,
-            start_new_session=True,
-        )
-        assert self.process.stdout is not None
-        self.output = self.process.stdout
-
-    def event(self, kind: str) -> dict[str, Any]:
-        for line in self.output:
-            found: dict[str, Any] = json.loads(line)
-            if found["event"] == kind:
-                return found
-        raise AssertionError(f"no {kind}: {self.process.stderr.read() if self.process.stderr else ''!r}")
+        config = f'[models.mine]\nengine = "command"\ncommand = \'{command}\'\nhealth = "/healthy"\n'
+        config += f'stop_signal = "{stop}"\nenv = {{ GREETING = "hello" }}\n'
+        given = {"PIDS": str(home / "pids"), **(environ or {})}
+        super().__init__(home, "mine", "--no-register", config=config, environ=given)
 
     @property
     def started(self) -> list[int]:
-        return [int(pid) for pid in self.pids.read_text().split()] if self.pids.exists() else []
+        return [int(pid) for (pid,) in self.noted()]
 
 
-@contextmanager
-def running(home: Path, *words: str, **more: Any) -> Iterator[Running]:
-    found = Running(home, *words, **more)
-    try:
-        yield found
-    finally:
-        found.process.kill()
-        found.process.communicate()
-        for pid in found.started:
-            wait_for(lambda pid=pid: not is_running(pid), within=10, what=f"{pid} is gone")  # type: ignore[misc]
+def running(home: Path, *words: str, **more: Any) -> AbstractContextManager[Running]:
+    return until_gone(Running(home, *words, **more))
 
 
 def test_the_command_serves_fastchats_clients(tmp_path: Path) -> None:

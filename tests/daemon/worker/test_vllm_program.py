@@ -8,15 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import pytest
 
-from tests.e2e.harness import is_running, wait_for
+from tests.daemon.worker.watched import WatchedWorker, until_gone
+from tests.e2e.harness import wait_for
 from tests.tiny_models import tiny_model
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="unix sockets")
@@ -30,48 +30,25 @@ esac
 """
 
 
-class Running:
-    """One worker, watched as the supervisor watches it."""
-
+class Running(WatchedWorker):
     def __init__(
         self, home: Path, *words: str, gpu: bool = False, stall_s: float = 60.0, key: str = "", **fails: str
     ) -> None:
-        self.home = home
-        self.pids = home / "pids"
-        self.events: list[dict[str, Any]] = []
-        env = {"STAND_IN_PIDS": str(self.pids), "STAND_IN_STATE": str(home), **fails}
-        (home / "config").mkdir(parents=True, exist_ok=True)
-        (home / "config" / "config.toml").write_text(
+        env = {"STAND_IN_PIDS": str(home / "pids"), "STAND_IN_STATE": str(home), **fails}
+        config = (
             f'[engines.vllm]\ncommand = "{sys.executable} {STAND_IN}"\nstall_s = {stall_s}\n'
             f"[engines.vllm.env]\n" + "".join(f'{name} = "{value}"\n' for name, value in env.items())
         )
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("FCD_")}
+        environ = {"FCD_WORKER_KEY": key}
         if gpu:
             tool = home / "bin" / "nvidia-smi"
             tool.parent.mkdir()
             tool.write_text(SMI)
             tool.chmod(0o755)
-            kept["PATH"] = f"{tool.parent}{os.pathsep}{kept['PATH']}"
+            environ["PATH"] = f"{tool.parent}{os.pathsep}{os.environ['PATH']}"
         # Words after -- are vLLM's own: fcd's come before.
         model = [str(tiny_model("llama")), "--engine", "vllm", "--model-names", "m", "--no-register"]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "fcd", "worker", "run", *model, *words],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(home / "log").open("w"),
-            env={**kept, "FCD_HOME": str(home), "FCD_PARENT_WATCH": "1", "FCD_WORKER_KEY": key},
-            start_new_session=True,
-        )
-        assert self.process.stdout is not None
-        self.output = self.process.stdout
-
-    def event(self, kind: str) -> dict[str, Any]:
-        for line in self.output:
-            found: dict[str, Any] = json.loads(line)
-            self.events.append(found)
-            if found["event"] == kind:
-                return found
-        raise AssertionError(f"no {kind} event: {(self.home / 'log').read_text()[-3000:]}")
+        super().__init__(home, *model, *words, config=config, environ=environ)
 
     @property
     def url(self) -> str:
@@ -80,25 +57,11 @@ class Running:
     @property
     def started(self) -> dict[str, int]:
         """The newest process of each kind."""
-        return {kind: int(pid) for kind, pid in self._all()}
-
-    def _all(self) -> list[tuple[str, str]]:
-        lines = self.pids.read_text().splitlines() if self.pids.exists() else []
-        return [(kind, pid) for kind, pid in (line.split() for line in lines)]
-
-    def is_gone(self) -> bool:
-        return not any(is_running(int(pid)) for _, pid in self._all())
+        return {kind: int(pid) for kind, pid in self.noted()}
 
 
-@contextmanager
-def running(home: Path, *words: str, **more: Any) -> Iterator[Running]:
-    found = Running(home, *words, **more)
-    try:
-        yield found
-    finally:
-        found.process.kill()
-        found.process.communicate()
-        wait_for(found.is_gone, within=10, what="nothing of it is left")
+def running(home: Path, *words: str, **more: Any) -> AbstractContextManager[Running]:
+    return until_gone(Running(home, *words, **more))
 
 
 def complete(url: str, **fields: Any) -> httpx.Response:
