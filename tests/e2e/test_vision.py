@@ -11,6 +11,7 @@ import pytest
 
 from fcd.paths import resolve_paths
 from tests.e2e.harness import Home, wait_for
+from tests.e2e.test_tui_pty import CTRL_Q, ENTER, Terminal
 from tests.image_files import bomb, data_url, image_part, picture, shows
 from tests.tiny_models import make_model
 from tests.tiny_vision import make_vision
@@ -27,7 +28,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     folder = tmp_path_factory.mktemp("home")
     (folder / "config").mkdir()
     eye, blind = make_vision("qwen2_5_vl", folder / "eye"), make_model("llama", folder / "blind")
-    (folder / "config" / "config.toml").write_text(f'[models.eye]\npath = "{eye}"\n[models.blind]\npath = "{blind}"\n')
+    models = f'[models.eye]\npath = "{eye}"\n[models.blind]\npath = "{blind}"\n'
+    chat = '[chat]\nmodel = "eye"\nmax_tokens = 8\ntemperature = 0\n'
+    (folder / "config" / "config.toml").write_text(models + chat)
     home = Home(folder)
     home.fcd("daemon", "start")
     try:
@@ -183,3 +186,29 @@ def _written(home: Home, chat: str, message: str) -> dict[str, Any]:
 def _admin(home: Home) -> dict[str, str]:
     token = resolve_paths(home.environ).admin_token.read_text(encoding="utf-8").strip()
     return {"Authorization": f"Bearer {token}"}
+
+
+def test_a_terminal_attaches_a_pasted_picture_and_shows_what_was_seen(home: Home) -> None:
+    file = home.folder / "a wide one.png"
+    file.write_bytes(picture("PNG", 60, 40))
+    terminal = Terminal(home, "tui", size=(100, 30))
+    try:
+        terminal.wait("● daemon", within=60)
+        terminal.type(f"\x1b[200~'{file}'\x1b[201~".encode())
+        terminal.wait("+ a wide one.png")
+        terminal.type("What is it?")
+        terminal.type(ENTER)
+        terminal.wait(lambda text: "60x40" in text and "What is it?" in text, within=60)
+        wait_for(lambda: _last(home)["messages"][-1]["state"] == "cut", what="the answer")
+        question, answer = _last(home)["messages"]
+        assert (question["attachments"][0]["width"], question["attachments"][0]["height"]) == (60, 40)
+        assert answer["content"] == text_of(ask(home, shows("What is it?", WIDE)))
+        terminal.type(CTRL_Q)
+    finally:
+        terminal.close()
+
+
+def _last(home: Home) -> dict[str, Any]:
+    chats = httpx.get(f"{home.url}/api/chats", headers=_admin(home)).json()["chats"]
+    found: dict[str, Any] = httpx.get(f"{home.url}/api/chats/{chats[0]['id']}", headers=_admin(home)).json()
+    return found
