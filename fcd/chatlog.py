@@ -17,8 +17,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from fcd.chattree import with_files
 from fcd.errors import FcdError
 from fcd.paths import Paths
+from fcd.wire.chats import Attachment
 
 FORMAT = "fcd-chat-1"
 _MAX_FILE = 64 * 1024 * 1024
@@ -39,6 +41,8 @@ class ChatMessage(msgspec.Struct, omit_defaults=True):
     ttft_s: float = 0.0
     seconds: float = 0.0
     """From the request to the end of the answer."""
+    attachments: list[Attachment] = []
+    """Images; text files are in the content."""
 
 
 class Chat(msgspec.Struct, omit_defaults=True):
@@ -56,20 +60,23 @@ class Chat(msgspec.Struct, omit_defaults=True):
     created_at: float = 0.0
     updated_at: float = 0.0
 
-    def request_messages(self) -> list[dict[str, str]]:
+    def request_messages(self) -> list[dict[str, Any]]:
         """The messages of a request for the next answer."""
-        head = [{"role": "system", "content": self.system}] if self.system else []
-        return head + [{"role": message.role, "content": message.content} for message in self.messages]
+        head: list[dict[str, Any]] = [{"role": "system", "content": self.system}] if self.system else []
+        return head + [
+            {"role": message.role, "content": with_files(message.content, message.attachments)}
+            for message in self.messages
+        ]
 
-    def ask(self, text: str) -> None:
-        self.messages.append(ChatMessage("user", text, at=time.time()))
+    def ask(self, text: str, files: Sequence[Attachment] = ()) -> None:
+        self.messages.append(question(text, files))
 
-    def undo(self) -> str | None:
+    def undo(self) -> ChatMessage | None:
         """Drop the last question and its answer; returns the question, None when there was none."""
         while self.messages:
             message = self.messages.pop()
             if message.role == "user":
-                return message.content
+                return message
         return None
 
     def drop_answer(self) -> bool:
@@ -84,6 +91,12 @@ class Chat(msgspec.Struct, omit_defaults=True):
         first = next((message.content for message in self.messages if message.role == "user"), "")
         line = first.strip().partition("\n")[0]
         return line if len(line) <= 60 else line[:57] + "..."
+
+
+def question(text: str, files: Sequence[Attachment] = ()) -> ChatMessage:
+    """What a person asks, with text files below it and images beside it."""
+    words = with_files(text, [file for file in files if not file.is_image])
+    return ChatMessage("user", str(words), at=time.time(), attachments=[file for file in files if file.is_image])
 
 
 def new_chat(model: str, system: str = "", parameters: Mapping[str, Any] | None = None) -> Chat:
@@ -159,6 +172,8 @@ def to_markdown(chat: Chat) -> str:
     for message in chat.messages:
         name = "User" if message.role == "user" else message.model or chat.model or "Assistant"
         lines += [f"## {name}{' (stopped)' if message.partial else ''}", "", message.content, ""]
+        for image in message.attachments:
+            lines += [f"[image: {image.name}]", ""]
     return "\n".join(lines)
 
 

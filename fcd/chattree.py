@@ -77,12 +77,16 @@ class Tree:
 
 
 def content_of(message: ChatMessage) -> str | list[dict[str, Any]]:
-    """A message's content as a request has it: text files are fenced below the question, images are parts."""
-    text = message.content
-    for attached in message.attachments:
+    """A message's content as a request has it."""
+    return with_files(message.content, message.attachments)
+
+
+def with_files(text: str, files: Sequence[Attachment]) -> str | list[dict[str, Any]]:
+    """A question with its files, as a request has it: text files are fenced below it, images are parts."""
+    for attached in files:
         if not attached.is_image:
             text += f"\n\n{fenced(attached)}"
-    images = [attached for attached in message.attachments if attached.is_image]
+    images = [attached for attached in files if attached.is_image]
     if not images:
         return text
     parts: list[dict[str, Any]] = [{"type": "text", "text": text}]

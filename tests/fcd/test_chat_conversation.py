@@ -11,6 +11,7 @@ import pytest
 
 from tests.fcd.fake_daemon import BOUND_S, Cut, FakeDaemon, Pause, Refuse, fake_daemon
 from tests.fcd.terminal import PROMPT, Terminal, environment, fcd, terminal
+from tests.image_files import data_url, png
 
 CTRL_C, CTRL_D, CTRL_J, ESCAPE = "\x03", "\x04", "\n", "\x1b"
 
@@ -315,3 +316,32 @@ def test_programs_talk_in_frames(daemon: FakeDaemon, env: dict[str, str]) -> Non
     assert done.stdout.splitlines()[:3] == ["[!OP:USER]: a", "b", "[!OP:ASSISTANT]: One."]
     assert done.stdout.splitlines()[3:5] == ["[!OP:USER]: c", "[!OP:ASSISTANT]: Two."]
     assert daemon.chats()[0]["messages"][0]["content"] == "a\nb"
+
+
+def test_files_go_with_a_question(daemon: FakeDaemon, env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("otters\n")
+    (tmp_path / "a cat.png").write_bytes(png(6, 4))
+    daemon.answers = [["A cat."], ["Indeed."]]
+    with terminal("chat", env=env) as shown:
+        shown.line(f"/attach {tmp_path / 'none.png'}")
+        shown.expect("There is no file")
+        shown.line(f"/attach {tmp_path / 'notes.txt'}")
+        shown.expect("With the next question: notes.txt 7")
+        shown.line("/detach")
+        shown.expect("Left out: 1 file.")
+        shown.line(f"/attach {tmp_path / 'notes.txt'}")
+        shown.expect("notes.txt 7")
+        shown.line(f"/attach '{tmp_path / 'a cat.png'}'")
+        shown.expect("6x4")
+        shown.line("What is it?")
+        shown.expect("A cat.")
+        shown.line("Sure?")
+        shown.expect("Indeed.")
+        leave(shown)
+    first, second = daemon.chats()
+    parts = first["messages"][0]["content"]
+    assert parts[0]["text"] == "What is it?\n\nnotes.txt:\n\n```txt\notters\n```"
+    assert parts[1]["image_url"]["url"] == data_url(png(6, 4))
+    assert second["messages"][0]["content"] == parts
+    assert second["messages"][2] == {"role": "user", "content": "Sure?"}
+    assert kept(tmp_path)["messages"][0]["attachments"][0]["width"] == 6

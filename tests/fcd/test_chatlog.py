@@ -42,8 +42,10 @@ def test_undo_and_drop_answer() -> None:
     chat = talked()
     assert chat.drop_answer()
     assert chat.messages[-1].content == "two?"
-    assert chat.undo() == "two?"
-    assert chat.undo() == "one?"
+    assert (dropped := chat.undo()) is not None
+    assert dropped.content == "two?"
+    assert (dropped := chat.undo()) is not None
+    assert dropped.content == "one?"
     assert chat.undo() is None
     assert not chat.drop_answer()
     assert chat.request_messages() == [{"role": "system", "content": "Be kind."}]

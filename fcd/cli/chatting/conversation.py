@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fcd import chatlog
-from fcd.chatlog import Chat
+from fcd.chatlog import Chat, ChatMessage
 from fcd.cli.chatting import slash
 from fcd.cli.chatting.displays import Style, make_display
 from fcd.cli.chatting.editor import Editor, make_editor
@@ -18,6 +18,7 @@ from fcd.cli.output import note, wants_colour
 from fcd.errors import EXIT_OK, FcdError, NotRunning
 from fcd.paths import Paths
 from fcd.wire.admin import ModelOptions
+from fcd.wire.chats import MAX_ATTACHMENTS, Attachment
 
 
 async def converse(
@@ -45,8 +46,10 @@ class Conversation:
         self._keep = keep
         self._away = False
         """The daemon did not answer the last time."""
-        self._pending = ""
+        self._pending: ChatMessage | None = None
         """A question that got no answer at all, for /regen."""
+        self._files: list[Attachment] = []
+        """What goes with the next question."""
         self._models: list[str] = []
         self._own_files: set[Path] = set()
         history = paths.state / "chat-history" if keep else None
@@ -88,13 +91,14 @@ class Conversation:
         return True
 
     async def _ask(self, text: str) -> None:
-        self._pending = text
+        files, self._files = self._files, []
+        asked = self._pending = chatlog.question(text, files)
         if not await self._connected():
             return
-        self._pending = ""
+        self._pending = None
         if not self._keep:
             self._chat.messages.clear()
-        self._chat.ask(text)
+        self._chat.messages.append(asked)
         await self._answer()
 
     async def _connected(self) -> bool:
@@ -110,7 +114,7 @@ class Conversation:
     async def _answer(self) -> None:
         outcome = await self._session.answer(self._chat, make_display(self._style))
         if not outcome.message.content and (outcome.error is not None or outcome.stopped):
-            self._pending = self._chat.undo() or ""
+            self._pending = self._chat.undo()
         await self._keep_chat()
         self._report(outcome)
 
@@ -139,6 +143,8 @@ class Conversation:
             "/system": lambda: self._system(argument),
             "/set": lambda: self._set(argument),
             "/stats": self._stats,
+            "/attach": lambda: self._attach(argument),
+            "/detach": self._detach,
         }
         if name == "/regen":
             await self._regenerate()
@@ -151,24 +157,24 @@ class Conversation:
 
     def _reset(self) -> None:
         self._chat = chatlog.new_chat(self._session.model, self._chat.system, self._chat.parameters)
-        self._pending = ""
+        self._pending, self._files = None, []
         self._say("A new conversation.")
 
     async def _undo(self) -> None:
-        question, self._pending = self._pending or self._chat.undo(), ""
+        question, self._pending = self._pending or self._chat.undo(), None
         if question is None:
             self._say("There is nothing to undo.")
             return
         await self._keep_chat()
-        first = question.strip().partition("\n")[0]
+        first = question.content.strip().partition("\n")[0]
         self._say(f"Dropped: {first[:60]}{'...' if len(first) > 60 else ''}")
 
     async def _regenerate(self) -> None:
         if not await self._connected():
             return
-        if self._pending:
-            self._chat.ask(self._pending)
-            self._pending = ""
+        if self._pending is not None:
+            self._chat.messages.append(self._pending)
+            self._pending = None
         elif not self._chat.drop_answer():
             self._say("There is no question to answer again.")
             return
@@ -189,7 +195,7 @@ class Conversation:
         asked_of = loaded.model
         fresh = chatlog.new_chat(self._session.model, loaded.system, loaded.parameters)
         fresh.messages = loaded.messages
-        self._chat, self._pending = fresh, ""
+        self._chat, self._pending = fresh, None
         self._say(f"Loaded {len(fresh.messages)} messages from {file}.")
         if asked_of and asked_of != self._session.model:
             self._say(f"They were with {asked_of}; `/model {asked_of}` switches to it.")
@@ -203,6 +209,28 @@ class Conversation:
         chatlog.write_atomically(file, text.encode())
         self._own_files.add(file)
         self._say(f"Exported to {file}.")
+
+    def _attach(self, argument: str) -> None:
+        from fcd.attachments import described, image_file, read_attachment
+
+        if len(self._files) >= MAX_ATTACHMENTS:
+            raise FcdError(f"At most {MAX_ATTACHMENTS} files go with a question.", hint="/detach leaves them out.")
+        try:
+            file = read_attachment(image_file(argument) or Path(argument).expanduser())
+        except ValueError as error:
+            raise FcdError(str(error)) from None
+        able = self._session.capabilities
+        if file.is_image and "chat" in able and "vision" not in able:
+            raise FcdError(
+                f"{self._session.model} cannot see images.",
+                hint="/model NAME switches to a model that can, such as Gemma 3.",
+            )
+        self._files.append(file)
+        self._say(f"With the next question: {', '.join(described(each) for each in self._files)}")
+
+    def _detach(self) -> None:
+        count, self._files = len(self._files), []
+        self._say(f"Left out: {count} files." if count != 1 else "Left out: 1 file.")
 
     def _check_free(self, file: Path) -> None:
         if file.exists() and file not in self._own_files:

@@ -21,7 +21,7 @@ async def send(client: Client, chat: Chat) -> None:
     said = [
         LogMessage(
             message.role, message.content, message.partial, message.model, message.at, message.tokens,
-            message.ttft_s, message.seconds,
+            message.ttft_s, message.seconds, message.attachments,
         )
         for message in chat.messages
         if message.role != "system"
@@ -38,7 +38,11 @@ async def latest(address: Address, paths: Paths) -> Chat | None:
         async with Client(address) as client:
             newest = _newest((await client.chats(_LOOKED_AT)).chats)
             if newest is not None and (kept is None or newest.updated_at > kept.updated_at):
-                return from_tree(await client.chat_tree(newest.id))
+                tree = await client.chat_tree(newest.id)
+                for position, message in enumerate(tree.messages):
+                    if message.attachments:  # a tree has them without their data
+                        tree.messages[position] = await client.chat_message(newest.id, message.id)
+                return from_tree(tree)
     return kept
 
 
@@ -60,6 +64,7 @@ def from_tree(tree: ChatTree) -> Chat:
                 tokens=message.completion_tokens,
                 ttft_s=message.ttft_s,
                 seconds=message.seconds,
+                attachments=[file for file in message.attachments if file.is_image],
             )
             for message in Tree(tree.messages).path()
             if message.role == "user" or message.content

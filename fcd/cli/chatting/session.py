@@ -69,6 +69,8 @@ class Session:
         self.model = ""
         """The name that requests use, once a model is loaded."""
         self.context_length = 0
+        self.capabilities: list[str] = []
+        """What the model's worker says that it can do; empty where it says nothing."""
         self.last: Outcome | None = None
 
     async def close(self) -> None:
@@ -86,6 +88,7 @@ class Session:
         self._options = request.options
         self.model = ready.model or name
         self.context_length = ready.worker.context_length if ready.worker is not None else 0
+        self.capabilities = ready.worker.capabilities if ready.worker is not None else []
 
     async def reconnect(self) -> None:
         """After the daemon went away: find or start it, and load the model again."""

@@ -30,6 +30,8 @@ COMMANDS: tuple[Slash, ...] = (
     Slash("/model", "[NAME]", "talk to another model; without NAME, list them"),
     Slash("/system", "[TEXT]", "set the system message; `-` removes it"),
     Slash("/set", "[PARAM VALUE]", "set a parameter; `off` removes it; alone, list them"),
+    Slash("/attach", "FILE", "a text, or an image that the model can see, goes along"),
+    Slash("/detach", "", "leave the attached files out"),
     Slash("/stats", "", "tokens, speed and time to first token of the last answer"),
 )
 
