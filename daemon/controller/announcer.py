@@ -19,7 +19,7 @@ class Announcer:
 
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
-        self._shown: dict[str, str] = {}
+        self._shown: dict[str, tuple[object, object]] = {}
         self._dirty: set[str] = set()
         self._flush: asyncio.TimerHandle | None = None
 
@@ -34,9 +34,11 @@ class Announcer:
         worker = self._controller.supervisor.state.workers.get(name)
         if worker is None and name not in self._controller.placements:
             return
-        placed = self._controller.placements.shown(name, None)
-        state = f"{worker.state} {worker.healthy}" if worker is not None else ""
-        state += f" {placed.state} {placed.error}" if placed is not None else ""
+        placed = self._controller.placements.shown(name, None) if name in self._controller.placements else None
+        state = (
+            worker is not None and (worker.state, worker.healthy),
+            placed is not None and (placed.state, placed.error),
+        )
         if self._shown.get(name) != state:
             self._shown[name] = state
             if worker is not None and worker.local and worker.serving:

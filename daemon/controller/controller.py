@@ -232,8 +232,8 @@ class Controller:
         name = self.specs.aliases.get(model, model)
         if not self._is_served(name):
             await self.placements.coming(name)
-        if not self._is_served(name):
-            name = (await self._known(model, owner=False)).name
+            if not self._is_served(name):
+                name = (await self._known(model, owner=False)).name
         seconds = self.catalog.keep_alive(keep_alive) if keep_alive else None
         state = self.supervisor.state
         begins: tuple[int, ...] = ()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from daemon.gateway.sse import COMMENT, CONTENT_TYPE, complete_length, error_event
 from fcd.errors import ApiError
 
+_EVENTS = [("content-type", CONTENT_TYPE)]
 _LONGEST_EVENT = 1 << 20
 """An event longer than this is passed on in pieces."""
 
@@ -96,14 +97,13 @@ class EventStream(ABC):
 
     def _headers(self, given: list[tuple[str, str]] | None) -> list[tuple[str, str]]:
         """The head's fields as they go out; those of an event stream say that nothing on the way may hold it back."""
-        headers = given or [("content-type", CONTENT_TYPE)]
-        self._by_events = any(
-            name == "content-type" and value.startswith("text/event-stream") for name, value in headers
-        )
+        headers = [each for each in given or _EVENTS if each[0] != "x-accel-buffering"]
+        named = dict(headers)
+        self._by_events = named.get("content-type", "").startswith("text/event-stream")
         if self._by_events:
-            if not any(name == "cache-control" for name, _ in headers):
-                headers = [*headers, ("Cache-Control", "no-cache")]
-            headers = [*(each for each in headers if each[0] != "x-accel-buffering"), ("X-Accel-Buffering", "no")]
+            if "cache-control" not in named:
+                headers.append(("Cache-Control", "no-cache"))
+            headers.append(("X-Accel-Buffering", "no"))
         return headers
 
     def _flush_held(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Protocol
 
 from sanic.headers import format_http1_response
@@ -10,6 +11,11 @@ from sanic.helpers import has_message_body
 from sanic.response import HTTPResponse
 
 from daemon.gateway.events import EventStream
+
+
+@lru_cache(maxsize=64)
+def _status_line(status: int) -> bytes:
+    return format_http1_response(status, ())[:-2]
 
 
 class Connection(Protocol):
@@ -54,12 +60,12 @@ class PlainClient(EventStream):
         if not self._started:
             self._started = True
             fields = self._headers(headers)
-            named = {name.lower() for name, _ in fields}
-            fields = [*fields, *((name, value) for name, value in self._more.items() if name.lower() not in named)]
-            lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
+            named = [name.lower() for name, _ in fields]
+            fields += [(name, value) for name, value in self._more.items() if name.lower() not in named]
+            lines = "".join([f"{name}: {value}\r\n" for name, value in fields])
             connection = "keep-alive" if self._keep_alive else "close"
             lines += f"transfer-encoding: chunked\r\nconnection: {connection}\r\n\r\n"
-            self._unsent = format_http1_response(status, ())[:-2] + lines.encode("latin-1")
+            self._unsent = _status_line(status) + lines.encode("latin-1")
         return True
 
     async def start(self, status: int = 200, headers: list[tuple[str, str]] | None = None) -> None:
