@@ -75,6 +75,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("scroll_down", "prompt", "pagedown", "page down", "Scroll the conversation down"),
     Action("stop", "chat", "escape", "stop", "Stop the answer and keep what was written", "stop"),
     Action("unqueue", "chat", "", "take back", "Take the last question that waits back to the prompt", "unqueue"),
+    Action("queue", "chat", "ctrl+up", "queue", "What waits: edit or remove any of it", "queue"),
     Action("retry", "chat", "ctrl+r", "retry", "Answer again; earlier answers are kept", "retry", footer=True),
     Action("pick_model", "chat", "ctrl+l", "model", "Choose a model", "model", "[NAME]", footer=True),
     Action("panel", "chat", "ctrl+t", "settings", "System prompt and parameters", "set", "[NAME VALUE]", footer=True),
@@ -235,6 +236,8 @@ def show_key(key: str, glyphs: Glyphs) -> str:
     """A key as people write it: `^r`, `F1`, `esc`."""
     if key.startswith("ctrl+"):
         rest = key.removeprefix("ctrl+")
+        if rest in ("up", "down", "left", "right"):
+            return f"^{show_key(rest, glyphs)}"
         return f"^{_NAMES.get(rest, rest)}"
     if key.startswith("shift+") and len(key) == len("shift+g"):
         return key[-1].upper()

@@ -40,6 +40,7 @@ class ChatScreen(ChatActions, ChatAsking):
             yield Transcript(self.fcd.glyphs, shaded=self.fcd.shaded, notices=self._notice)
             yield Static("", id="follow")
             yield Suggestions("chat")
+            yield Static("", id="queued", markup=False)
             yield Static("", id="attached", markup=False)
             with Horizontal(id="prompt-row"):
                 yield Static(f"{self.fcd.glyphs.prompt} ", id="prompt-mark", markup=False)

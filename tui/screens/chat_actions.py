@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from textual import work
 
 from fcd.errors import FcdError
-from fcd.wire.chats import ChatMessage
+from fcd.wire.chats import ChatMessage, NamedPreset
 from tui.chats import Conversation
 from tui.commands import Command, parse_parameter
 from tui.widgets.message import MessageView
@@ -86,6 +86,30 @@ class ChatActions(_Base):
         me = self._me
         if me.chat.queue:
             me.take_back(me.chat, me.chat.queue[-1].id)
+
+    @work(exclusive=True, group="picker")
+    async def action_queue(self) -> None:
+        """What waits: any of it back to the prompt, or removed."""
+        from tui.widgets.shelf import Rows, Shelf
+
+        me, chat = self._me, self._me.chat
+        if not chat.queue:
+            me.notify("Nothing waits. What is asked while an answer is written does.", markup=False)
+            return
+
+        async def remove(question: str) -> Rows:
+            await me.fcd.link.connected().take_back(chat.id, question)
+            chat.queue = [each for each in chat.queue if each.id != question]
+            me._draw_note()
+            return me.queue_rows()
+
+        hint = "enter back to the prompt   del remove it   esc close"
+        me.queue_shelf = Shelf("Waits for the answer", me.queue_rows(), remove=remove, hint=hint)
+        chosen = await me.fcd.push_screen_wait(me.queue_shelf)
+        me.queue_shelf = None
+        me.set_focus(me.prompt)
+        if chosen is not None:
+            me.take_back(chat, chosen)
 
     def action_edit_last(self) -> None:
         if self._me.chat.queue:
@@ -170,22 +194,16 @@ class ChatActions(_Base):
     @work(exclusive=True, group="picker")
     async def action_preset(self) -> None:
         """Take a preset's system prompt and parameters."""
-        from tui.widgets.chat_panel import preset_options
-        from tui.widgets.pickers import Picker
+        from tui.widgets.presets import choose_preset
 
         me = self._me
         try:
-            presets = await me.fcd.link.connected().presets()
+            chosen = await choose_preset(me.fcd)
         except FcdError as error:
             me.notify(error.message, severity="error", markup=False)
             return
-        if not presets:
-            me.notify(f"There are no presets yet: {me.fcd.key('panel')}, then ^e makes one.", markup=False)
-            return
-        options = preset_options(presets, removing=False)
-        chosen = await me.fcd.push_screen_wait(Picker("Presets", options, hint="enter take it   esc close"))
         if chosen is not None:
-            self._use_preset(chosen)
+            await self._take(chosen)
 
     def _use_preset(self, name: str) -> None:
         self._me.run_worker(self._take_preset(name), group="change")
@@ -197,13 +215,19 @@ class ChatActions(_Base):
         except FcdError as error:
             me.notify(error.message, severity="error", markup=False)
             return
+        from tui.widgets.presets import profiles_of
+
+        presets = [*presets, *profiles_of(me.fcd.settings)]
         found = next((preset for preset in presets if preset.name.lower() == name.lower()), None)
         if found is None:
             known = ", ".join(preset.name for preset in presets) or "none yet"
             me.notify(f"There is no preset '{name}'. There are: {known}.", severity="warning", markup=False)
             return
-        await me.change(system=found.system, params=dict(found.params))
-        me.notify(f"Preset {found.name}.", timeout=2, markup=False)
+        await self._take(found)
+
+    async def _take(self, preset: NamedPreset) -> None:
+        await self._me.change(system=preset.system, params=dict(preset.params))
+        self._me.notify(f"Preset {preset.name}.", timeout=2, markup=False)
 
     def action_pick_chat(self) -> None:
         """To the list beside the chat, or the list as a window."""

@@ -10,7 +10,7 @@ from textual.screen import Screen
 from textual.widgets import Static
 
 from fcd.errors import ApiError, FcdError, NotRunning
-from fcd.wire.chats import Attachment, ChatMessage, GenerateRequest
+from fcd.wire.chats import Attachment, ChatMessage, GenerateRequest, QueuedQuestion
 from tui.chats import Conversation, Turn
 from tui.errors import told
 from tui.widgets.meter import Meter
@@ -20,6 +20,9 @@ from tui.widgets.transcript import Transcript
 if TYPE_CHECKING:
     from tui.app import FcdApp
     from tui.widgets.chat_list import ChatList
+    from tui.widgets.shelf import Shelf
+
+_QUEUE_ROWS = 3
 
 
 class ChatBase(Screen[None]):
@@ -39,6 +42,8 @@ class ChatBase(Screen[None]):
         self._asking = asyncio.Lock()
         """Questions reach the daemon one after the other: a queued one needs the conversation of the one before it."""
         self._loading = ""
+        self.queue_shelf: Shelf | None = None
+        """The list of what waits, while it is open."""
         self._onboarded = False
 
     @property
@@ -126,9 +131,10 @@ class ChatBase(Screen[None]):
     def _draw_note(self) -> None:
         if not self._is_open:
             return
+        self._draw_queue()
         parts = []
         if self.chat.queue:
-            back = f", {self.fcd.glyphs.up} takes one back" if not self.prompt.text else ""
+            back = f", {self.fcd.glyphs.up} takes one back" if not self.prompt.text else f", {self.fcd.key('queue')}"
             parts.append(f"{len(self.chat.queue)} queued{back}")
         if self.busy:
             parts.append(f"{self.fcd.key('stop')} stop")
@@ -139,6 +145,24 @@ class ChatBase(Screen[None]):
             what = "the last question" if last else "an earlier question"
             parts.append(f"editing {what} {self.fcd.glyphs.separator} {self.fcd.key('stop')} leave")
         self.meter.note(f" {self.fcd.glyphs.separator} ".join(parts))
+
+    def _draw_queue(self) -> None:
+        """What waits, as much as leaves the conversation its room."""
+        waiting, line = self.chat.queue, self.query_one("#queued", Static)
+        line.display = bool(waiting)
+        if waiting:
+            rows = [f"   {at}  {_short(each)}" for at, each in enumerate(waiting[:_QUEUE_ROWS], 1)]
+            more = len(waiting) - _QUEUE_ROWS
+            rows += [f"   and {more} more: {self.fcd.key('queue')}"] if more > 0 else []
+            words = "\n".join(rows)
+            if words != str(line.content):
+                line.update(words)
+        if self.queue_shelf is not None:
+            self.queue_shelf.put(self.queue_rows())
+
+    def queue_rows(self) -> list[tuple[str, Content]]:
+        """What waits, for a list to choose from."""
+        return [(each.id, Content(_short(each))) for each in self.chat.queue]
 
     def leave_editing(self) -> None:
         self.prompt.editing, self.editing = False, None
@@ -158,3 +182,9 @@ class ChatBase(Screen[None]):
 
     def to_prompt(self) -> None:
         self.set_focus(self.prompt)
+
+
+def _short(question: QueuedQuestion) -> str:
+    """One line of it, with how many files go with it."""
+    files = f"  +{len(question.attachments)}" if question.attachments else ""
+    return " ".join(question.prompt.split())[:200] + files

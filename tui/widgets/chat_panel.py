@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Any, cast
 from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.content import Content
 from textual.widgets import Input, Static, TextArea
 
 from fcd.errors import FcdError
 from fcd.wire.chats import NamedPreset, Preset
-from tui.widgets.pickers import Ask, Panel, Picker
+from tui.widgets.pickers import Ask, Panel
+from tui.widgets.presets import choose_preset
 
 if TYPE_CHECKING:
     from tui.app import FcdApp
-
-_REMOVE = "\x00remove "
 
 
 class ChatPanel(Panel):
@@ -40,26 +38,18 @@ class ChatPanel(Panel):
         yield from super().compose()
 
     def on_mount(self) -> None:
-        words = "enter or ^t apply   ^o take a preset   ^e keep as preset   esc leave it"
+        words = "enter or ^t apply   ^o presets   ^e keep as preset   esc leave it"
         list(self.query(".dialog-hint").results(Static))[-1].update(words)
 
     @work(exclusive=True, group="preset")
     async def action_load_preset(self) -> None:
         try:
-            presets = await self.fcd.link.connected().presets()
+            chosen = await choose_preset(self.fcd)
         except FcdError as error:
             self.notify(error.message, severity="error", markup=False)
             return
-        if not presets:
-            self.notify("There are no presets yet: ^e keeps what stands here as one.", markup=False)
-            return
-        chosen = await self.fcd.push_screen_wait(Picker("Presets", preset_options(presets), hint=_hint()))
-        if chosen is None:
-            return
-        if chosen.startswith(_REMOVE):
-            await self.fcd.link.connected().delete_preset(chosen.removeprefix(_REMOVE))
-            return
-        self.put(next(preset for preset in presets if preset.name == chosen))
+        if chosen is not None:
+            self.put(chosen)
 
     def put(self, preset: NamedPreset) -> None:
         """Fill the fields; parameters of the panel that the preset leaves out become empty."""
@@ -81,26 +71,3 @@ class ChatPanel(Panel):
             self.notify(f"Kept as preset {name}.", timeout=2, markup=False)
         except FcdError as error:
             self.notify(error.message, severity="error", markup=False)
-
-
-def preset_options(presets: list[NamedPreset], *, removing: bool = True) -> list[tuple[str, Content]]:
-    """Rows for a picker; below them, one that removes each."""
-    rows = [(preset.name, _row(preset)) for preset in presets]
-    if removing:
-        rows += [
-            (f"{_REMOVE}{preset.name}", Content.styled(f"remove {preset.name}", "$foreground 50%"))
-            for preset in presets
-        ]
-    return rows
-
-
-def _row(preset: NamedPreset) -> Content:
-    facts = "  ".join(f"{name} {value}" for name, value in preset.params.items())
-    begins = " ".join(preset.system.split())[:40]
-    return Content.assemble(
-        (f"{preset.name:<18} ", "bold"), (facts, "$foreground 70%"), (f"  {begins}", "$foreground 50%")
-    )
-
-
-def _hint() -> str:
-    return "enter take it, or remove it   esc close"

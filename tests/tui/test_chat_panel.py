@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from textual.pilot import Pilot
+from textual.widgets import OptionList
+
+from fcd.settings import ModelSettings, Settings
+from fcd.wire.chats import Preset
+from tests.tui.chat_scene import ask, play
+from tests.tui.fake import FakeDaemon, wait_until
+from tui.app import FcdApp
+from tui.screens.chat import ChatScreen
+from tui.widgets.shelf import Shelf
+
+
+def test_panel_sets_parameters_and_refuses_nonsense() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await pilot.press("ctrl+t")
+        await wait_until(pilot, lambda: app.screen is not screen)
+        await pilot.press(*"Be kind.", "tab", *"warm", "enter")
+        await pilot.pause()
+        assert app.screen is not screen
+        await pilot.press(*["backspace"] * 4, *"0.5", "enter")
+        await wait_until(pilot, lambda: app.screen is screen and screen.chat.system == "Be kind.")
+        assert screen.chat.params == {"temperature": 0.5}
+
+    play(scene)
+
+
+def test_presets_are_kept_by_the_daemon_and_taken() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await pilot.press("ctrl+t")
+        await wait_until(pilot, lambda: app.screen is not screen)
+        panel = app.screen
+        await pilot.press(*"Be terse.", "tab", *"0.1", "ctrl+e")
+        await wait_until(pilot, lambda: app.screen is not panel)
+        await pilot.press(*"dry", "enter")
+        await wait_until(pilot, lambda: app.screen is panel)
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: app.screen is screen)
+        assert [preset.name for preset in await daemon.chats.service.presets()] == ["dry"]
+        await ask(screen, pilot, "/preset dry")
+        await wait_until(pilot, lambda: screen.chat.system == "Be terse.")
+        assert screen.chat.params == {"temperature": 0.1}
+        await ask(screen, pilot, "/system Something else.")
+        await pilot.press("ctrl+t")
+        await wait_until(pilot, lambda: app.screen is not screen)
+        panel = app.screen
+        await pilot.press("ctrl+o")
+        await wait_until(pilot, lambda: app.screen is not panel and app.screen is not screen)
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: app.screen is panel)
+        await pilot.press("ctrl+t")
+        await wait_until(pilot, lambda: app.screen is screen and screen.chat.system == "Be terse.")
+
+    play(scene)
+
+
+def test_presets_are_removed_and_profiles_of_the_config_are_taken() -> None:
+    profile = ModelSettings(path="somewhere", system="You are a pirate.", temperature=1.2, stop=["Arr"])
+    settings = Settings(models={"pirate": profile, "plain": ModelSettings(path="elsewhere")})
+
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        for name in ("dry", "wet"):
+            await daemon.chats.service.put_preset(name, Preset(name, {"temperature": 0.1}))
+        await ask(screen, pilot, "/preset")
+        await wait_until(pilot, lambda: isinstance(app.screen, Shelf))
+        options = app.screen.query_one(OptionList)
+        assert options.option_count == 3
+        await pilot.press("delete")
+        await wait_until(pilot, lambda: options.option_count == 2)
+        assert [preset.name for preset in await daemon.chats.service.presets()] == ["wet"]
+        await pilot.press("down", "delete")
+        await wait_until(pilot, lambda: any("stands in config.toml" in note.message for note in app._notifications))
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: screen.chat.system == "You are a pirate.")
+        assert screen.chat.params == {"temperature": 1.2, "stop": ["Arr"]}
+        await ask(screen, pilot, "/preset wet")
+        await wait_until(pilot, lambda: screen.chat.system == "wet")
+        await ask(screen, pilot, "/preset Pirate")
+        await wait_until(pilot, lambda: screen.chat.system == "You are a pirate.")
+
+    play(scene, settings=settings)
