@@ -1,10 +1,11 @@
 """Output tokens per second and time to first token of fcd and its peers, in one run.
 
-    python -m benchmarks.engine [--models 120m,600m] [--rounds 5] \\
+    python -m benchmarks.engine [--models 120m,600m] [--rounds 5] [--second-turn] [--memory] \\
         [--fastchat-python PYTHON] [--transformers-python PYTHON] [--llama-batched-bench BINARY]
 
 A peer whose program is not given is left out. Each server has the machine to itself; the figures are medians over the
-rounds, the ratios are fcd's over the peer's.
+rounds, the ratios are fcd's over the peer's. "of the limit" is how near a row is to what the machine's memory and
+arithmetic allow, both measured in the same run. `--second-turn` and `--memory` measure these alone, fcd alone.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
-from benchmarks.engine import peers
+from benchmarks.engine import limits, peers
 from benchmarks.engine.load import Result, run_round
+from benchmarks.engine.memory import measure_in_child
 from benchmarks.engine.models import make_model, make_prompts
+from benchmarks.engine.second_turn import report, run_turns
 
 Server = Callable[[], AbstractContextManager[tuple[str, str]]]
 
@@ -69,6 +72,53 @@ def measure(name: str, start: Server, folder: Path, args: argparse.Namespace) ->
     return results
 
 
+WEIGHT_BYTES = {"bit": 1.0, "q8_0": 34 / 32, "fp32": 4.0}
+"""Bytes for each weight by what a row's name says; any other row keeps 16 bits."""
+
+
+def limit_lines(results: dict[str, dict[int, list[Result]]], folder: Path, args: argparse.Namespace) -> list[str]:
+    """How near each row is to the machine's limit."""
+    machine = limits.measure_machine(args.threads)
+    parameters = limits.matrix_parameters(folder)
+    lines = [
+        f"\n{folder.name}: part of the limit ({machine.bandwidth / 1e9:.1f} GB/s read, "
+        f"{machine.flops / 1e9:.0f} GFLOP/s in fp32, {parameters / 1e6:.0f} M weights in matrices)",
+        "| server | " + " | ".join(map(str, args.streams)) + " |",
+        "|---|" + "---|" * len(args.streams),
+    ]
+    for name, row in results.items():
+        size = next((b for part, b in WEIGHT_BYTES.items() if part in name), 2.0)
+        cells = []
+        for count in args.streams:
+            limit = limits.limit_of(parameters, size, count, machine).overall(args.prompt_tokens, args.tokens, count)
+            rates = [result.tokens_per_second for result in row[count]]
+            cells.append(f"{limits.share(rates, limit)} of {limit:.0f}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def measure_second_turn(folder: Path, args: argparse.Namespace) -> None:
+    prompts = make_prompts(folder, args.rounds, args.turn_tokens)
+    with peers.fcd(folder) as (url, model):
+        print(report(folder.name, args.turn_tokens, run_turns(url, model, prompts)), flush=True)
+
+
+def measure_memory(folder: Path) -> None:
+    """A table of fcd's number formats; what the speed of each is, the main table says."""
+    print(f"\n{folder.name}: memory in MiB over what the process had before\n")
+    print("| | weights | own memory after load | own, peak | resident, peak (mapped files included) |")
+    print("|---|---|---|---|---|")
+    formats: dict[str, list[str]] = {
+        "fcd": [],
+        "fcd bf16": ["--dtype", "bfloat16"],
+        "fcd 8bit": ["--quantization", "8bit"],
+    }
+    for name, flags in formats.items():
+        m = measure_in_child(folder, *flags)
+        cells = (m.weights, m.private, m.private_peak, m.resident_peak)
+        print(f"| {name} ({m.dtype}) | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |", flush=True)
+
+
 def table(size: str, results: dict[str, dict[int, list[Result]]], streams: list[int]) -> str:
     lines = [
         f"\n{size}: output tokens/s (time to first token, s)",
@@ -83,7 +133,11 @@ def table(size: str, results: dict[str, dict[int, list[Result]]], streams: list[
             cells.append(f"{rate:.1f} ({ttft:.2f})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     for ours in (name for name in results if name.startswith("fcd")):
-        for name in (name for name in results if not name.startswith("fcd")):
+        others = [name for name in results if not name.startswith("fcd")]
+        # 8-bit against 16-bit is a ratio of two of our own rows.
+        for name in others + (["fcd bf16", "fcd"] if ours == "fcd 8bit" else []):
+            if name not in results:
+                continue
             ratios = [
                 statistics.median(result.tokens_per_second for result in results[ours][count])
                 / statistics.median(result.tokens_per_second for result in results[name][count])
@@ -103,6 +157,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only", default="", help="measure only these: names in the table, with commas between")
     parser.add_argument("--no-int8", action="store_true")
+    parser.add_argument("--second-turn", action="store_true", help="the second turn of a long chat, and nothing else")
+    parser.add_argument("--turn-tokens", type=int, default=1500, help="length of that chat's first message")
+    parser.add_argument("--memory", action="store_true", help="memory after and while loading, and nothing else")
     parser.add_argument("--folder", type=Path, help="where the models are kept between runs")
     parser.add_argument("--fastchat-python", default="")
     parser.add_argument("--transformers-python", default="")
@@ -111,6 +168,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for size in args.models:
             folder = make_model(args.folder or Path(temporary), size)
+            if args.second_turn or args.memory:
+                if args.second_turn:
+                    measure_second_turn(folder, args)
+                if args.memory:
+                    measure_memory(folder)
+                continue
             results = {
                 name: measure(name, start, folder, args)
                 for name, start in servers(args, folder).items()
@@ -120,6 +183,7 @@ def main() -> None:
                 for precision in ("bf16", "q8_0"):
                     results[f"llama.cpp {precision}"] = measure_llama(precision, folder, args)
             print(table(size, results, args.streams), flush=True)
+            print("\n".join(limit_lines(results, folder, args)), flush=True)
 
 
 if __name__ == "__main__":
