@@ -48,8 +48,11 @@ async def kept(daemon: FakeDaemon) -> list[tuple[str, str, str]]:
 
 
 def shown(screen: ChatScreen) -> str:
-    """What the last answer's body and notice say."""
-    view = screen.transcript.views[-1].answer
+    """What the last answer's body and notice say; nothing while they are being made."""
+    views = screen.transcript.views
+    if not views or not views[-1].answer.query(".notice"):
+        return ""
+    view = views[-1].answer
     rows = "\n".join(line.content.plain.rstrip() for line in view.body.lines)
     notice = view.query_one(".notice")
     return rows + ("\n" + str(notice.visual) if notice.display else "")  # type: ignore[attr-defined]
