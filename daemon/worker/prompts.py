@@ -202,7 +202,8 @@ class Prompter:
         except Exception:
             log.debug("the chat template takes no such message", exc_info=True)
             return ""
-        return text if _PROBE in text else ""
+        # A template that knows no parts writes the list itself.
+        return text if _PROBE in text and "'type'" not in text and '"type"' not in text else ""
 
     def _as_dict(self, message: Message) -> dict[str, Any]:
         role = message.role

@@ -107,3 +107,5 @@ def _print(facts: dict[str, Any]) -> None:
         print(f"Not on this machine: `fcd pull {facts['repo']}` downloads it.")
     for worker in facts["workers"]:
         print(f"{'worker':<13} {worker.name}: {worker.state} on {worker.device or 'its device'}")
+        if worker.capabilities:
+            print(f"{'':<13} it can: {', '.join(worker.capabilities)}")
