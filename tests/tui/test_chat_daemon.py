@@ -3,15 +3,19 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from textual.content import Content
 from textual.pilot import Pilot
 
 from fcd.errors import ApiError
 from fcd.wire.admin import DaemonEvent, LoadEvent, WorkerInfo
+from fcd.wire.chats import ChatMessage
 from tests.tui.chat_scene import answer, ask, play, shown, waiting
 from tests.tui.fake import GUIDE, PROGRESS, FakeDaemon, make_app, wait_until
 from tui.app import FcdApp
+from tui.chats import Turn
 from tui.screens.chat import ChatScreen
 from tui.widgets.chat_list import ChatList
+from tui.widgets.message import TurnView
 
 
 @pytest.mark.parametrize(
@@ -197,5 +201,22 @@ def test_worker_events_show_in_the_header() -> None:
         daemon.known = [moved]
         daemon.tell(DaemonEvent("worker", moved))
         await wait_until(pilot, lambda: "cuda:0" in str(header.visual))  # type: ignore[attr-defined]
+
+    play(scene)
+
+
+def test_an_answer_may_end_before_its_place_is_made() -> None:
+    """A view takes a moment to be made, and a fast or refused answer is over by then."""
+    question = ChatMessage("q", "user", content="Hi")
+    turn = Turn(question, ChatMessage("a", "assistant", parent="q", state="writing"))
+
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        view = TurnView(turn, app.glyphs, notices=lambda _: Content("It failed."))
+        assert turn.answer is not None
+        turn.answer.state, turn.answer.content = "failed", "Half an"
+        view.answer.notice(Content("early"))
+        view.finish()
+        await screen.transcript.query_one("#turns").mount(view)
+        await wait_until(pilot, lambda: shown(screen) == "Half an\nIt failed.")
 
     play(scene)

@@ -71,10 +71,10 @@ class MessageView(Uniform, can_focus=True):
         return turn.question if self.is_question else turn.answer
 
     def notice(self, content: Content | None) -> None:
-        """Tell something below the text, or nothing."""
-        notice = self.query_one(".notice", Static)
-        notice.update(content or "")
-        notice.display = content is not None
+        """Tell something below the text, or nothing; while it is being made, its turn draws that in the end."""
+        for notice in self.query(".notice").results(Static):
+            notice.update(content or "")
+            notice.display = content is not None
 
 
 class TurnView(Uniform):
@@ -186,6 +186,8 @@ class TurnView(Uniform):
 
     def finish(self) -> None:
         """The answer is complete, or as complete as it will be."""
+        if not self._is_ready:
+            return  # it is drawn whole once it can be
         self.flush()
         if not self._finished:
             self._thoughts.finish()
