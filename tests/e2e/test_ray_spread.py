@@ -30,6 +30,14 @@ def cluster() -> Iterator[RayCluster]:
         yield made
 
 
+class Movable(Home):
+    def move(self, port: int) -> None:
+        """The daemon that starts next listens there."""
+        self.port = port
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environ["FCD_PORT"] = str(self.port)
+
+
 class Whole:
     """The worker as the daemon shows it, and its processes on both nodes as they wrote themselves down."""
 
@@ -82,7 +90,7 @@ def actor_of(pid: int) -> psutil.Process:
 
 def test_a_model_larger_than_a_node_runs_over_two(cluster: RayCluster, tmp_path: Path) -> None:
     nodes = {cluster.add("a", num_cpus=1, num_gpus=1): "a"}
-    home = Home(tmp_path / "home")
+    home = Movable(tmp_path / "home")
     home.environ |= {name: value for name, value in cluster.environ.items() if name.startswith("RAY_")}
     home.environ |= {"FCD_DAEMON_DRAIN_S": "5"}
     whole = Whole(home, cluster, tmp_path)
@@ -114,17 +122,22 @@ def test_a_model_larger_than_a_node_runs_over_two(cluster: RayCluster, tmp_path:
         whole.all_gone(second)
         third = whole.serving(second)
         assert whole.worker()["restarts"] == 2
-        actor_of(third["follower"]).kill()
-        whole.all_gone(third)
-        fourth = whole.serving(third)
+
+        # The next daemon finds it as it is; one at another address has it start again, to register there.
+        psutil.Process(home.status()["pid"]).kill()
+        home.fcd("daemon", "start")
+        assert whole.serving() == third
+        fourth = third
+        for port in (free_port(), home.port):
+            psutil.Process(home.status()["pid"]).kill()
+            home.move(port)
+            home.fcd("daemon", "start")
+            fourth = whole.serving(fourth)
+
+        # The actor comes back with what it was made with: the right address again, and a token that is no longer good.
         actor_of(fourth["server"]).kill()
         whole.all_gone(fourth)
         fifth = whole.serving(fourth)
-
-        # The next daemon finds it as it is.
-        psutil.Process(home.status()["pid"]).kill()
-        home.fcd("daemon", "start")
-        assert whole.serving() == fifth
 
         # A node that is lost takes its part along; the rest waits for another.
         cluster.lose(nodes[raylet_of(fifth["follower"])])
