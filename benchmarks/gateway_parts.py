@@ -28,7 +28,7 @@ class MockWorker(asyncio.Protocol):
     """Answers `n` tokens at `rate` per second (0: as fast as they go), or one small JSON body without `stream`.
 
     `busy` is how many seconds of a single front's time each request costs before it is answered, one after another, as
-    the front of a real server does.
+    the front of a real server does. `cold`: it closes the connection then, so that the next request needs a new one.
     """
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -59,8 +59,11 @@ class MockWorker(asyncio.Protocol):
         if not body.get("stream"):
             self.transport.write(_WHOLE)
         elif body["n"] == 1:
-            self.transport.write(_HEAD + _chunk((_EVENT % time.monotonic()).encode()))
+            head = _HEAD.replace(b"\r\n", b"\r\nConnection: close\r\n", 1) if body.get("cold") else _HEAD
+            self.transport.write(head + _chunk((_EVENT % time.monotonic()).encode()))
             self._end()
+            if body.get("cold"):
+                self.transport.close()
         else:
             self.task = asyncio.get_running_loop().create_task(self.stream(body["n"], body["rate"]))
 

@@ -1,7 +1,7 @@
 """What the gateway's relay costs: CPU seconds per million streamed tokens, delay, and requests per second.
 
     python -m benchmarks.gateway_relay [--streams 256] [--rate 30] [--seconds 10] [--tree OTHER]
-    python -m benchmarks.gateway_relay --burst 256 [--rounds 20] [--busy-ms 0] [--tree OTHER]
+    python -m benchmarks.gateway_relay --burst 256 [--rounds 20] [--busy-ms 0] [--cold] [--tree OTHER]
 
 A mock worker, the daemon and a client run as processes of their own. The worker stamps every token with its send time,
 so that delay is one-way. `straight` is the client at the worker itself, without the daemon between. nginx stands beside
@@ -61,12 +61,12 @@ def request_bytes(body: dict[str, Any]) -> bytes:
     return f"{head}{len(data)}\r\n\r\n".encode() + data
 
 
-def burst(port: int, count: int, busy_s: float) -> list[float]:
+def burst(port: int, count: int, busy_s: float = 0.0, *, cold: bool = False) -> list[float]:
     """Seconds to the first token of so many requests that arrive at once, each over a connection of its own.
 
     One thread with an epoll is light enough not to be what is measured.
     """
-    sent = request_bytes({"stream": True, "n": 1, "rate": 0, "busy": busy_s})
+    sent = request_bytes({"stream": True, "n": 1, "rate": 0, "busy": busy_s, "cold": cold})
     poll, began, firsts = select.epoll(), dict[int, float](), list[float]()
     sockets: dict[int, socket.socket] = {}
     try:
@@ -109,7 +109,7 @@ def compare_bursts(parts: dict[str, Part], args: argparse.Namespace) -> None:
     before: dict[str, float] = {}
     for number in range(args.rounds + 1):
         for name, part in parts.items():
-            firsts = burst(part.port, args.burst, args.busy_ms / 1000)
+            firsts = burst(part.port, args.burst, args.busy_ms / 1000, cold=args.cold)
             if number:  # the first one warms up
                 medians[name].append(statistics.median(firsts))
                 slowest[name].append(max(firsts))
@@ -189,6 +189,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--burst", type=int, default=0, help="so many requests at once instead of long streams")
     parser.add_argument("--busy-ms", type=float, default=0.0, help="what a request costs the worker's front")
+    parser.add_argument("--cold", action="store_true", help="each request needs a new connection to the worker")
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--pause", type=float, default=0.2, help="seconds between two bursts")
     parser.add_argument("--ways", nargs="+", choices=("socket", "TCP"), default=["socket", "TCP"])

@@ -181,7 +181,7 @@ class Relay:
                     raise
                 # A kept connection may have been closed by the worker just now: that says nothing about the worker.
                 self._end_exchange()
-        return await self._exchange_on(await self._pool.connect(target), data)
+        return await self._exchange_on(self._pool.connect_now(target) or await self._pool.connect(target), data)
 
     async def _exchange_on(self, connection: UpstreamConnection, data: bytes) -> Exchange:
         exchange = self._exchange = Exchange(self._open)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from functools import cached_property
 from typing import Any, Protocol
@@ -52,11 +53,15 @@ class Consumer(Protocol):
 class UpstreamConnection(asyncio.Protocol):
     """One HTTP/1.1 connection to a worker, with one exchange at a time."""
 
-    def __init__(self, pool: UpstreamPool, address: Address) -> None:
+    def __init__(self, pool: UpstreamPool, address: Address, connected: socket.socket | None = None) -> None:
+        """`connected` is written to as it is until the loop has made a transport of it."""
         self.address = address
         self.idle_since = 0.0
         self._pool = pool
         self._transport: Any = None
+        self._connected = connected
+        self._unsent = b""
+        self._closed = False
         self._consumer: Consumer | None = None
         self._parser: Any = None
         self._headers: list[tuple[str, str]] = []
@@ -73,6 +78,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._headers, self._head_bytes, self._parts = [], 0, []
         self._ended = self._got_head = self._until_close = False
+        if self._connected is not None:
+            self._unsent = _send_now(self._connected, request)
+            return
         if self._transport is None or self._transport.is_closing():
             self._consumer = None
             consumer.lost("the connection is closed")
@@ -89,7 +97,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """End it at once, whatever it carries: the worker sees that nobody listens."""
-        self._consumer = None
+        self._consumer, self._closed = None, True
         if self._transport is not None:
             self._transport.abort()
 
@@ -100,7 +108,12 @@ class UpstreamConnection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self._transport, self._connected = transport, None
+        if self._closed:
+            self._transport.abort()
+        elif self._unsent:
+            self._transport.write(self._unsent)
+            self._unsent = b""
 
     def data_received(self, data: bytes) -> None:
         if self._consumer is None:
@@ -114,7 +127,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._hand_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        self._transport = self._connected = None
         self._pool.forget(self)
         consumer, self._consumer = self._consumer, None
         if consumer is None:
@@ -195,6 +208,7 @@ class UpstreamPool:
         self._idle: dict[Address, list[UpstreamConnection]] = {}
         self._tls: ssl.SSLContext | None = None
         self._sweeping: asyncio.TimerHandle | None = None
+        self._attaching: set[asyncio.Task[None]] = set()
 
     @cached_property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -213,6 +227,42 @@ class UpstreamPool:
             connection.close()
         self._idle.pop(address, None)
         return None
+
+    def connect_now(self, target: Target) -> UpstreamConnection | None:
+        """A new connection to a worker's socket without waiting, where that goes: not to other machines, nor while too
+        many wait there to be let in.
+
+        A request that waits for its connection waits for the loop's turn, behind everybody who arrived with it; in a
+        burst the worker would get its first request when the last one has been read.
+
+        Raises:
+            UpstreamLost: it cannot be made.
+        """
+        if not target.socket:
+            return None
+        connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connected.setblocking(False)
+        try:
+            connected.connect(target.socket)
+        except BlockingIOError:
+            connected.close()
+            return None
+        except OSError as error:
+            connected.close()
+            raise UpstreamLost(error.strerror or str(error)) from None
+        connection = UpstreamConnection(self, _address(target), connected)
+        # A task of its own, because a request that is cancelled must not leave a half-made transport.
+        task = self._loop.create_task(self._attach(connection, connected))
+        self._attaching.add(task)
+        task.add_done_callback(self._attaching.discard)
+        return connection
+
+    async def _attach(self, connection: UpstreamConnection, connected: socket.socket) -> None:
+        try:
+            await self._loop.create_unix_connection(lambda: connection, sock=connected)
+        except OSError as error:
+            connected.close()
+            connection.connection_lost(error)
 
     async def connect(self, target: Target) -> UpstreamConnection:
         """A new connection.
@@ -286,6 +336,14 @@ class UpstreamPool:
         if self._tls is None:
             self._tls = ssl.create_default_context()
         return self._tls
+
+
+def _send_now(connected: socket.socket, data: bytes) -> bytes:
+    """What the socket does not take at once. What is wrong with it, its transport will find."""
+    try:
+        return data[connected.send(data) :]
+    except OSError:
+        return data
 
 
 def _address(target: Target) -> Address:
