@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from daemon.engines.base import Engine, LoadOptions, LoadProgress
 from daemon.engines.transformers.spinning import spin_briefly
 
 __all__ = ["load_engine"]
+
+SWITCH_S = 0.0005
+"""Seconds; how long one thread keeps the interpreter while another wants it."""
 
 spin_briefly()
 
@@ -25,6 +29,8 @@ async def load_engine(options: LoadOptions, progress: LoadProgress) -> Engine:
     """
     from daemon.engines.transformers.build import build_engine, load_parts
 
+    # After each operator the engine's thread needs Python's lock again, which the event loop keeps for up to so long.
+    sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
     loader = ThreadPoolExecutor(1, thread_name_prefix="fcd-load")
     try:
         parts = await asyncio.get_running_loop().run_in_executor(loader, load_parts, options, progress)

@@ -104,10 +104,9 @@ class LeanDecoder:
         x: torch.Tensor = self._embed(ids)
         cos, sin = self._rope(positions, last, x)
         heads, kv_heads, dim = self._heads, self._kv_heads, self._dim
-        half = dim // 2
         for index, layer in enumerate(self._layers):
             qkv = layer.qkv(layer.attention_norm(x)).view(-1, heads + 2 * kv_heads, dim)
-            qk, v = qkv[:, : heads + kv_heads], qkv[:, heads + kv_heads :]
+            qk, v = qkv.split((heads + kv_heads, kv_heads), 1)
             if layer.query_norm is not None and layer.key_norm is not None:
                 qk = torch.cat(
                     [
@@ -116,22 +115,24 @@ class LeanDecoder:
                     ],
                     1,
                 )
-            turned = qk * cos
-            turned[..., :half].addcmul_(qk[..., half:], sin, value=-1)
-            turned[..., half:].addcmul_(qk[..., :half], sin)
-            mixed = attend(step, index, turned[:, :heads], turned[:, heads:], v, layer.kind)
+            low, high = qk.chunk(2, -1)
+            turned = torch.cat((high, low), -1).mul_(sin).addcmul_(qk, cos)
+            queries, keys = turned.split((heads, kv_heads), 1)
+            mixed = attend(step, index, queries, keys, v, layer.kind)
             x = layer.out.add(x, mixed.reshape(-1, heads * dim))
             gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, -1)
             x = layer.down.add(x, layer.activation(gate).mul_(up))
         return x
 
     def _rope(self, positions: torch.Tensor, last: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos `[N, 1, dim]` and sin `[N, 1, dim / 2]` (both halves of a rotary table are equal)."""
+        """cos and sin `[N, 1, dim]`, the first half of the sines negated: what they are multiplied with has its halves
+        exchanged."""
         if self._tables is None or self._tables[0].shape[0] <= last:
             size = 1 << max(10, last.bit_length())
             everything = torch.arange(size, device=like.device)[None]
             cos, sin = self._rotary(like[None], everything)
-            self._tables = (cos[0].unsqueeze(1), sin[0, :, : self._dim // 2].contiguous().unsqueeze(1))
+            low, high = sin[0].chunk(2, -1)
+            self._tables = (cos[0].unsqueeze(1), torch.cat((-low, high), -1).unsqueeze(1))
         cos, sin = self._tables
         return cos[positions], sin[positions]
 

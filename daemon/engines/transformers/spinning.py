@@ -9,6 +9,7 @@ and its end lets them spin again.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -20,6 +21,7 @@ from typing import Protocol
 
 import psutil
 
+log = logging.getLogger("fcd.engine")
 SPINS = "20000"
 """Rounds before a thread that waits goes to sleep, a fraction of a millisecond: longer than the gap between two
 stretches of a step."""
@@ -94,6 +96,7 @@ class Spinning:
     def _decide(self, allowed: bool) -> None:
         if allowed != self.allowed:
             self.allowed = allowed
+            log.debug("idle threads %s", "spin" if allowed else "sleep")
             if allowed:
                 self._holder.release()
             else:
