@@ -106,7 +106,7 @@ class LeanDecoder:
         heads, kv_heads, dim = self._heads, self._kv_heads, self._dim
         for index, layer in enumerate(self._layers):
             qkv = layer.qkv(layer.attention_norm(x)).view(-1, heads + 2 * kv_heads, dim)
-            qk, v = qkv.split((heads + kv_heads, kv_heads), 1)
+            qk, v = qkv.split_with_sizes((heads + kv_heads, kv_heads), 1)
             if layer.query_norm is not None and layer.key_norm is not None:
                 qk = torch.cat(
                     [
@@ -117,7 +117,7 @@ class LeanDecoder:
                 )
             low, high = qk.chunk(2, -1)
             turned = torch.cat((high, low), -1).mul_(sin).addcmul_(qk, cos)
-            queries, keys = turned.split((heads, kv_heads), 1)
+            queries, keys = turned.split_with_sizes((heads, kv_heads), 1)
             mixed = attend(step, index, queries, keys, v, layer.kind)
             x = layer.out.add(x, mixed.reshape(-1, heads * dim))
             gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, -1)
