@@ -14,6 +14,8 @@ import msgspec
 from daemon.dispatch import Target
 
 CONNECT_S = 5.0
+_ASK_AGAIN_S = 0.005
+"""Between two tries where as many wait to be let in as may: of that, a socket of this machine never tells the end."""
 _IDLE_S = 30.0
 _MAX_IDLE = 256
 """For each worker: as many as a burst may take at once, so that the next one finds them."""
@@ -275,16 +277,15 @@ class UpstreamPool:
         try:
             async with asyncio.timeout(CONNECT_S):
                 if target.socket:
-                    _, connection = await loop.create_unix_connection(
-                        lambda: UpstreamConnection(self, address), target.socket
-                    )
-                else:
-                    _, connection = await loop.create_connection(
-                        lambda: UpstreamConnection(self, address),
-                        target.host,
-                        target.port,
-                        ssl=self._tls_context() if target.tls else None,
-                    )
+                    while (connected := self.connect_now(target)) is None:  # noqa: ASYNC110
+                        await asyncio.sleep(_ASK_AGAIN_S)
+                    return connected
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(self, address),
+                    target.host,
+                    target.port,
+                    ssl=self._tls_context() if target.tls else None,
+                )
         except TimeoutError:
             raise UpstreamLost(f"no connection within {CONNECT_S:.0f} s") from None
         except ssl.SSLCertVerificationError as error:
