@@ -124,6 +124,8 @@ class ChildProgram(Program):
         return f"{self.called} ended with {how_it_ended(code)}." + (f" Its last lines:\n{words}" if words else "")
 
     async def _drain(self) -> None:
+        # From here on the server ends because this does, and that is no reason of its own to tell.
+        self._stop.set()
         await super()._drain()
         grace = 0.0 if self._now.is_set() else _STOP_GRACE_S
         await self._child.stop(self._stop_signal, grace)

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,14 @@ esac
 
 class Running(WatchedWorker):
     def __init__(
-        self, home: Path, *words: str, gpu: bool = False, stall_s: float = 60.0, key: str = "", **fails: str
+        self,
+        home: Path,
+        *words: str,
+        gpu: bool = False,
+        stall_s: float = 60.0,
+        key: str = "",
+        controller: str = "",
+        **fails: str,
     ) -> None:
         env = {"STAND_IN_PIDS": str(home / "pids"), "STAND_IN_STATE": str(home), **fails}
         config = (
@@ -47,7 +56,8 @@ class Running(WatchedWorker):
             tool.chmod(0o755)
             environ["PATH"] = f"{tool.parent}{os.pathsep}{os.environ['PATH']}"
         # Words after -- are vLLM's own: fcd's come before.
-        model = [str(tiny_model("llama")), "--engine", "vllm", "--model-names", "m", "--no-register"]
+        model = [str(tiny_model("llama")), "--engine", "vllm", "--model-names", "m"]
+        model += ["--controller", controller] if controller else ["--no-register"]
         super().__init__(home, *model, *words, config=config, environ=environ)
 
     @property
@@ -113,6 +123,27 @@ def test_it_starts_in_stages_and_serves(tmp_path: Path) -> None:
         worker.process.send_signal(signal.SIGTERM)
         assert worker.process.wait(timeout=20) == 0
         assert worker.is_gone()
+
+
+def test_a_refusal_is_the_reason_and_not_what_follows_from_it(tmp_path: Path) -> None:
+    class Refusing(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with running(tmp_path, controller=f"http://127.0.0.1:{server.server_port}") as worker:
+            assert worker.process.wait(timeout=30) == 1
+            events = [json.loads(line) for line in worker.output]
+            errors = [each["error"] for each in events if each["event"] == "error"]
+        server.shutdown()
+    assert len(errors) == 1, errors
+    assert "token" in errors[0]
 
 
 def test_its_socket_is_this_users_alone(tmp_path: Path) -> None:
