@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from daemon.engines.transformers.lowbit import LowBit, LowBitLinear
+from daemon.engines.transformers.lowbit import LowBit, LowBitLinear, join_layers
 
 _LARGEST = 65504.0
 
@@ -46,36 +46,6 @@ def fits_half(weight: torch.Tensor) -> bool:
     return bool(low >= -_LARGEST) and bool(high <= _LARGEST)
 
 
-class Joined:
-    """Layers of one input whose weights were packed as one. Each is still asked by itself in the model's own code.
-
-    The first that is asked computes them all, and the others of the same input take what is theirs.
-    """
-
-    def __init__(self, packed: Any, parts: int) -> None:
-        self._packed = packed
-        self._parts = parts
-        self._input: torch.Tensor | None = None
-        self._out: torch.Tensor | None = None
-        self._taken: set[int] = set()
-
-    def part(self, rows: torch.Tensor, source: torch.Tensor, number: int, start: int, stop: int) -> torch.Tensor:
-        """Columns `start` to `stop` of the product.
-
-        Args:
-            rows: `[n, in]`, a view of `source`, the tensor that the layer was given.
-            number: which of the layers asks.
-        """
-        if self._input is not source or number in self._taken or self._out is None:
-            self._input, self._out = source, half_product(rows, self._packed)
-            self._taken = set()
-        self._taken.add(number)
-        out = self._out[:, start:stop].contiguous()
-        if len(self._taken) == self._parts:
-            self._input = self._out = None
-        return out
-
-
 class HalfLinear(LowBitLinear):
     """Packed fp16 weights; where fp16 cannot hold a weight, all of the layer's stay as they came (`whole`)."""
 
@@ -85,11 +55,10 @@ class HalfLinear(LowBitLinear):
         super().__init__(inputs, outputs, bias=bias, dtype=dtype, transposed=transposed)
         self.register_buffer("whole", None)
         self.packed: Any = None
-        self._joined: tuple[Joined, int, int] | None = None
 
     @property
     def unseen_bytes(self) -> int:
-        held = self.packed is not None or self._joined is not None
+        held = self.packed is not None or self.joined is not None
         return 2 * self.in_features * self.out_features if held else 0
 
     def take(self, weight: torch.Tensor) -> None:
@@ -104,20 +73,8 @@ class HalfLinear(LowBitLinear):
         """The weights `[out, in]` in fp32; None where they are not packed in this layer."""
         return None if self.packed is None else unpack_half(self.packed)
 
-    def join(self, joined: Joined, number: int, start: int) -> None:
-        """Give up the layer's own weights for a part of the joined ones, which starts at column `start`."""
-        self.packed, self._joined = None, (joined, number, start)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        rows = x.reshape(-1, self.in_features)
-        if self._joined is not None:
-            joined, number, start = self._joined
-            out = joined.part(rows, x, number, start, start + self.out_features)
-        else:
-            out = self.product(rows)
-        if self.bias is not None:
-            out += self.bias
-        return out.to(x.dtype).view(*x.shape[:-1], self.out_features)
+    def release(self) -> None:
+        self.packed = None
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         if self.whole is not None:
@@ -135,15 +92,7 @@ def join_half(modules: list[HalfLinear]) -> HalfLinear | None:
     whole = HalfLinear(first.in_features, 1, bias=False, dtype=first.dtype, transposed=False)
     whole.out_features = sum(module.out_features for module in modules)
     whole.take(torch.cat(found))
-    if any(module.bias is not None for module in modules):
-        none = torch.zeros(whole.out_features, dtype=first.dtype)
-        biases = [none[: m.out_features] if m.bias is None else m.bias.detach() for m in modules]
-        whole.bias = torch.nn.Parameter(torch.cat(biases), requires_grad=False)
-    joined = Joined(whole.packed, len(modules))
-    start = 0
-    for number, module in enumerate(modules):
-        module.join(joined, number, start)
-        start += module.out_features
+    join_layers(whole, modules)
     return whole
 
 

@@ -8,11 +8,15 @@ the dequantised block at many rows), so it is measured once, see `measure_kernel
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from daemon.engines.transformers.packed_int8 import int8_is_supported, pack_int8, packed_int8_product
 
 GROUP = 32
 _BLOCK_ELEMENTS = 1 << 20
@@ -119,6 +123,30 @@ def measure_kernels(
     return choose_kernels(time_of, products)
 
 
+def packed_is_faster(outputs: int, inputs: int, kernels: Kernels) -> bool:
+    """Whether FBGEMM's packed int8 is faster than `kernels` for one layer's shape in fp32 here, over 1, 8 and 64 rows
+    alike, each of which has outliers."""
+    if not int8_is_supported():
+        return False
+    codes, scale = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8), torch.ones(outputs)
+    packed = pack_int8(codes, scale)
+    ratio = 1.0
+    for count in (1, 8, 64):
+        x = torch.randn(count, inputs)
+        product = kernels.product(count)
+        ratio *= _best(partial(packed_int8_product, x, packed, exact=True)) / _best(partial(product, x, codes, scale))
+    return ratio < 1
+
+
+def _best(run: Callable[[], object]) -> float:
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
 class LowBit(nn.Module):
     """What the layers share: a `weight` for the loader to find, which becomes `codes` and `scale` once it is read.
 
@@ -167,6 +195,36 @@ class LowBit(nn.Module):
         self.loaded = True
 
 
+class Joined:
+    """Layers of one input whose weights were packed as one; each is still asked by itself in the model's own code.
+
+    The first that is asked computes them all, and the others of the same input take what is theirs.
+    """
+
+    def __init__(self, product: Callable[[torch.Tensor], torch.Tensor], parts: int) -> None:
+        self._product = product
+        self._parts = parts
+        self._input: torch.Tensor | None = None
+        self._out: torch.Tensor | None = None
+        self._taken: set[int] = set()
+
+    def part(self, rows: torch.Tensor, source: torch.Tensor, number: int, start: int, stop: int) -> torch.Tensor:
+        """Columns `start` to `stop` of the product.
+
+        Args:
+            rows: `[n, in]`, a view of `source`, the tensor that the layer was given.
+            number: which of the layers asks.
+        """
+        if self._input is not source or number in self._taken or self._out is None:
+            self._input, self._out = source, self._product(rows)
+            self._taken = set()
+        self._taken.add(number)
+        out = self._out[:, start:stop].contiguous()
+        if len(self._taken) == self._parts:
+            self._input = self._out = None
+        return out
+
+
 class LowBitLinear(LowBit):
     """A linear layer; `transposed` says that the checkpoint holds `[in, out]` (GPT-2's Conv1D)."""
 
@@ -175,29 +233,72 @@ class LowBitLinear(LowBit):
         self.in_features = inputs
         self.out_features = outputs
         self.transposed = transposed
+        self.joined: tuple[Joined, int, int] | None = None
+        """The product that this layer has become a part of, which part, and the column that it starts at."""
         self.bias = nn.Parameter(torch.empty(outputs, dtype=dtype), requires_grad=False) if bias else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.product(x.reshape(-1, self.in_features))
+        rows = x.reshape(-1, self.in_features)
+        if self.joined is None:
+            out = self.product(rows)
+        else:
+            joined, number, start = self.joined
+            out = joined.part(rows, x, number, start, start + self.out_features)
         if self.bias is not None:
-            out = out + self.bias
+            out = out.add_(self.bias) if out.dtype == torch.float32 else out + self.bias
         return out.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
 
+    def release(self) -> None:
+        """Give up the layer's own weights: it has become a part of others."""
+        raise NotImplementedError
+
+
+def join_layers(whole: LowBitLinear, modules: Sequence[LowBitLinear]) -> None:
+    """Make `modules` parts of `whole`, which holds their weights below each other, and join their biases."""
+    if any(module.bias is not None for module in modules):
+        dtype = modules[0].dtype
+        biases = [torch.zeros(m.out_features) if m.bias is None else m.bias.detach() for m in modules]
+        whole.bias = nn.Parameter(torch.cat([bias.to(dtype) for bias in biases]), requires_grad=False)
+    joined = Joined(whole.product, len(modules))
+    start = 0
+    for number, module in enumerate(modules):
+        module.release()
+        module.joined = (joined, number, start)
+        start += module.out_features
+
 
 class Int8Linear(LowBitLinear):
-    """int8 codes `[out, in]` and an fp32 scale for each output."""
+    """int8 codes `[out, in]` and an fp32 scale for each output; or both in FBGEMM's packed form, and nothing else."""
 
     kernels = Kernels()
     whole_inputs = False
     """Its inputs have outliers: no kernel that rounds them to int8."""
+    exact = False
+    """Every row gets 13 bits in a packed product: small errors of these outputs count."""
+    packed: Any = None
+
+    @property
+    def unseen_bytes(self) -> int:
+        held = self.packed is not None or self.joined is not None
+        return (self.in_features + 12) * self.out_features if held else 0
+
+    def pack(self) -> None:
+        """Keep the weights in the packed form alone."""
+        self.packed = pack_int8(self.codes, self.scale)
+        del self.codes, self.scale
+
+    def release(self) -> None:
+        self.packed = None
 
     def encode(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return quantize_rows(weight.T.contiguous() if self.transposed else weight)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.packed is not None:
+            return packed_int8_product(rows, self.packed, exact=self.exact)
         return self.kernels.product(rows.shape[0])(rows, self.codes, self.scale)
 
 

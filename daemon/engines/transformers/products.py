@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from daemon.engines.transformers.half import HalfLinear, join_half
-from daemon.engines.transformers.lowbit import Int8Linear
+from daemon.engines.transformers.lowbit import Int8Linear, join_layers
+from daemon.engines.transformers.packed_int8 import unpack_int8
 
 
 @dataclass(slots=True)
@@ -113,7 +114,21 @@ def _merged_dense(modules: list[Any]) -> Dense:
     return Dense(weight, bias, weight.t())
 
 
+def _joined_int8(modules: list[Int8Linear]) -> Int8Linear:
+    first = modules[0]
+    parts = [unpack_int8(module.packed) for module in modules]
+    whole = Int8Linear(first.in_features, 1, bias=False, dtype=first.dtype, transposed=False)
+    whole.out_features = sum(module.out_features for module in modules)
+    whole.hold(torch.cat([codes for codes, _ in parts]), torch.cat([scale for _, scale in parts]))
+    whole.pack()
+    whole.exact = any(module.exact for module in modules)
+    join_layers(whole, modules)
+    return whole
+
+
 def _merged_int8(modules: list[Any]) -> Int8Linear:
+    if all(m.packed is not None for m in modules):
+        return _joined_int8(modules)
     first = modules[0]
     outputs = sum(m.out_features for m in modules)
     has_bias = any(m.bias is not None for m in modules)

@@ -22,10 +22,12 @@ from daemon.engines.transformers.lowbit import (
     LowBit,
     LowBitLinear,
     measure_kernels,
+    packed_is_faster,
 )
 from fcd.errors import ModelLoadError
 
 METHOD = "fcd_lowbit"
+log = logging.getLogger("fcd.engine")
 
 
 def quantization_config(bits: int, device: torch.device, dtype: torch.dtype) -> Any:
@@ -282,3 +284,17 @@ def finish(model: Any) -> None:
     whole = measure_kernels(*shape, WHOLE_INPUTS) if any(layer.whole_inputs for layer in layers) else kernels
     for layer in layers:
         layer.kernels = whole if layer.whole_inputs else kernels
+    if typical.codes.device.type == "cpu" and packed_is_faster(typical.out_features, typical.in_features, kernels):
+        head, careful = model.get_output_embeddings(), _is_sensitive(model)
+        for layer in layers:
+            if not layer.whole_inputs:
+                layer.exact = careful or layer is head
+                layer.pack()
+        log.info("8-bit weights are packed: products of int8 with int8, rows with outliers in two passes")
+
+
+def _is_sensitive(model: Any) -> bool:
+    """Whether small errors grow in a model: one that sends a token to another expert for them, or whose attention is
+    not scaled (T5)."""
+    experts = any(isinstance(module, LowBitExperts) for module in model.modules())
+    return experts or bool(model.config.is_encoder_decoder)
