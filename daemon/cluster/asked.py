@@ -54,11 +54,17 @@ def need_of(asked: PlaceRequest, spec: LaunchSpec) -> Need:
     return Need(cpus=asked.cpus, gpus=gpus, memory=memory, vram_mib=-(-vram // 2**20))
 
 
-def spread(need: Need, spec: LaunchSpec, nodes: Sequence[Node]) -> Need:
-    """For vLLM, of which nobody said how many GPUs: as many as hold it, by what is asked or its files say."""
+def spread(need: Need, spec: LaunchSpec, nodes: Sequence[Node], before: Need | None = None) -> Need:
+    """For vLLM, of which nobody said how many GPUs: as many as hold it, by what is asked or its files say.
+
+    Args:
+        before: what the same model reserves there already; the nodes that were there then may have changed.
+    """
     options = spec.options
     if not can_spread(spec) or options.num_gpus or parallel_of(options.engine_args):
         return need
+    if before is not None:
+        return msgspec.structs.replace(need, gpus=before.gpus)
     wanted = need.vram_mib or -(-spec.needs.gpu // 2**20)
     return msgspec.structs.replace(need, gpus=gpus_by_memory(wanted, nodes)) if wanted else need
 

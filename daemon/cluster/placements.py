@@ -105,13 +105,13 @@ class Placements:
             except AgentError as error:
                 await self._drop_if_empty(cluster)
                 raise _as_api_error(error) from None
-            need = spread(need, spec, keeper.nodes)
-            arguments = arguments_of(spec, need)
             there = [
                 each.placement
                 for each in self._on(cluster)
                 if each.placement.models == models and not each.placement.leaving
             ]
+            need = spread(need, spec, keeper.nodes, there[0].need if there else None)
+            arguments = arguments_of(spec, need)
             for placement in there:
                 if (placement.need, placement.arguments) != (need, arguments):
                     raise ApiError(

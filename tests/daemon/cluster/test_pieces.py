@@ -81,6 +81,8 @@ def test_as_many_gpus_as_hold_it() -> None:
     said = msgspec.structs.replace(large, options=ModelOptions(engine="vllm", num_gpus=1))
     assert spread(need_of(PlaceRequest("ray"), said), said, nodes) == Need(1, 1)
     assert spread(Need(), spec(), nodes) == Need()
+    # Another replica is like the first, whatever nodes there are now.
+    assert spread(Need(1, 1), large, nodes[:1], Need(1, 3)) == Need(1, 3)
 
 
 def test_what_waits_for_several_nodes_says_so() -> None:
