@@ -64,12 +64,16 @@ def _import_the_rest() -> None:
     import tui.widgets.body  # noqa: F401
 
 
+_LATER = ("dialogs", *(f"screens/{name}" for name in ("battle", "arena", "workers", "logs")))
+"""Styles of what is not there at first. Textual would parse everything again for each screen that brings its own."""
+
+
 class FcdApp(App[None]):
     """Modes are screens; the connection, the conversations and the settings are here."""
 
     TITLE = "fcd"
-    CSS_PATH = ["app.tcss", *(f"screens/{name}.tcss" for name in ("chat", "battle", "arena", "workers", "logs"))]
-    """All of it at once: Textual parses everything again for a screen that brings rules of its own."""
+    CSS_PATH = ["app.tcss", "screens/chat.tcss"]
+    """What the first frame needs; the rest is read right after it, once."""
     ENABLE_COMMAND_PALETTE = False
     BINDINGS = bindings("everywhere")
     MODES: ClassVar[dict[str, str | Callable[[], Screen[None]]]] = {
@@ -140,6 +144,7 @@ class FcdApp(App[None]):
         if not gc.isenabled():  # the command line has put it off until here
             gc.freeze()  # what was imported stays: a collection in the middle of an answer need not look through it
             gc.enable()
+        self.stylesheet.read_all([Path(__file__).parent / f"{name}.tcss" for name in _LATER])
         self.run_worker(self.link.run(), name="link", exit_on_error=True)
         self.run_worker(asyncio.to_thread(_import_the_rest), name="imports")
 
