@@ -116,7 +116,7 @@ def blind(model: str, where: str, why: str = "") -> ApiError:
     return ApiError(
         400,
         f"'{where}': the model '{model[:200]}' cannot see images: {reason.rstrip('.')}. Leave the image out, or"
-        " choose a model with the capability 'vision' (GET /v1/models and `fcd ls` show it).",
+        " choose a model with the capability 'vision' (GET /v1/models and `fcd show` tell).",
         code="unsupported_content_part",
         param=where,
     )
