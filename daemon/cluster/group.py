@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+_NAMESPACE = "fcd"
 _EVERY_S = 0.5
 _AGAIN_S = 2.0
 _SILENT_S = 10.0
@@ -67,7 +68,7 @@ class RayPeer:
         import ray
 
         if self._handle is None:
-            self._handle = ray.get_actor(self.name)
+            self._handle = ray.get_actor(self.name, namespace=_NAMESPACE)
         return self._handle
 
 

@@ -23,7 +23,9 @@ TIMEOUT_S = 90.0
 
 
 def add_place_flags(parser: Parser) -> None:
-    group = parser.add_argument_group("placing workers on a cluster")
+    group = parser.add_argument_group(
+        "placing workers on a cluster", "With --engine vllm, a model that no node has the GPUs for goes over several."
+    )
     group.add_argument(
         "--on",
         default="local",
