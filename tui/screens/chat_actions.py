@@ -87,30 +87,6 @@ class ChatActions(_Base):
         if me.chat.queue:
             me.take_back(me.chat, me.chat.queue[-1].id)
 
-    @work(exclusive=True, group="picker")
-    async def action_queue(self) -> None:
-        """What waits: any of it back to the prompt, or removed."""
-        from tui.widgets.shelf import Rows, Shelf
-
-        me, chat = self._me, self._me.chat
-        if not chat.queue:
-            me.notify("Nothing waits. What is asked while an answer is written does.", markup=False)
-            return
-
-        async def remove(question: str) -> Rows:
-            await me.fcd.link.connected().take_back(chat.id, question)
-            chat.queue = [each for each in chat.queue if each.id != question]
-            me._draw_note()
-            return me.queue_rows()
-
-        hint = "enter back to the prompt   del remove it   esc close"
-        me.queue_shelf = Shelf("Waits for the answer", me.queue_rows(), remove=remove, hint=hint)
-        chosen = await me.fcd.push_screen_wait(me.queue_shelf)
-        me.queue_shelf = None
-        me.set_focus(me.prompt)
-        if chosen is not None:
-            me.take_back(chat, chosen)
-
     def action_edit_last(self) -> None:
         if self._me.chat.queue:
             self.action_unqueue()

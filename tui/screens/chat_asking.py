@@ -161,6 +161,30 @@ class ChatAsking(ChatFollowing):
             self._show_attached()
         self._draw_note()
 
+    @work(exclusive=True, group="picker")
+    async def action_queue(self) -> None:
+        """What waits: any of it back to the prompt, or removed."""
+        from tui.widgets.shelf import Rows, Shelf
+
+        chat = self.chat
+        if not chat.queue:
+            self.notify("Nothing waits. What is asked while an answer is written does.", markup=False)
+            return
+
+        async def remove(question: str) -> Rows:
+            await self.fcd.link.connected().take_back(chat.id, question)
+            chat.queue = [each for each in chat.queue if each.id != question]
+            self._draw_note()
+            return self.queue_rows()
+
+        hint = "enter back to the prompt   del remove it   esc close"
+        self.queue_shelf = Shelf("Waits for the answer", self.queue_rows(), remove=remove, hint=hint)
+        chosen = await self.fcd.push_screen_wait(self.queue_shelf)
+        self.queue_shelf = None
+        self.set_focus(self.prompt)
+        if chosen is not None:
+            self.take_back(chat, chosen)
+
     def stop_answer(self) -> None:
         """Stop what is being written, here or for another."""
         if self.chat.id:
