@@ -181,5 +181,3 @@ async def say_something(daemon: FakeDaemon, *turns: tuple[str, str]) -> str:
     ]
     await service.store.run(lambda db: records.merge_line(db, info.id, said, 0.0))
     return info.id
-
-
