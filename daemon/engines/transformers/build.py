@@ -18,6 +18,7 @@ from daemon.engines.transformers.encoder import EncoderEngine
 from daemon.engines.transformers.engine import TransformersEngine
 from daemon.engines.transformers.families import has_relative_positions
 from daemon.engines.transformers.flash_rows import flash_usable
+from daemon.engines.transformers.heap import trim_heap
 from daemon.engines.transformers.lean import LeanDecoder, build_lean
 from daemon.engines.transformers.loader import LoadedModel, kv_budget, load_model
 from daemon.engines.transformers.lora import Adapters, install
@@ -104,6 +105,8 @@ def _make_text_runner(
         if device.type == "cuda":
             # What merging the weights left unused goes back to the device.
             torch.cuda.empty_cache()
+        else:
+            trim_heap()
         threads = _tune_threads(model, lean, device) if device.type == "cpu" else None
         flash = flash_usable(layers, kinds, model.config.get_text_config(decoder=True).num_attention_heads)
         per_token = sum(layer.bytes_per_token for layer in layers)
