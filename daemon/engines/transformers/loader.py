@@ -298,7 +298,8 @@ def _load_weights(
     if kind is AutoModel and has_pooler(AutoModel._model_mapping[type(config)]):
         extra["add_pooling_layer"] = False
     if bits := bits_of(options.quantization):
-        quantizer = quantization_config(bits, placement.device, dtype)
+        native = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
+        quantizer = quantization_config(bits, placement.device, dtype, native)
     if quantizer is not None:
         extra["quantization_config"] = quantizer
     _say_what_stays(folder, placement, bits, progress)

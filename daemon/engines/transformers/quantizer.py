@@ -30,8 +30,13 @@ METHOD = "fcd_lowbit"
 log = logging.getLogger("fcd.engine")
 
 
-def quantization_config(bits: int, device: torch.device, dtype: torch.dtype) -> Any:
-    """What to give from_pretrained for 8 or 4 bits: bitsandbytes on CUDA, ours elsewhere."""
+def quantization_config(bits: int, device: torch.device, dtype: torch.dtype, stored: torch.dtype | None = None) -> Any:
+    """What to give from_pretrained for 8 or 4 bits: bitsandbytes on CUDA, ours elsewhere.
+
+    Args:
+        dtype: of the activations.
+        stored: what the checkpoint holds; None is the same.
+    """
     if device.type == "cuda":
         from transformers import BitsAndBytesConfig
 
@@ -42,7 +47,7 @@ def quantization_config(bits: int, device: torch.device, dtype: torch.dtype) -> 
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     if bits == 4 and device.type != "cpu":
         raise ModelLoadError("4-bit weights are for CPUs and CUDA here, not Metal.", hint="Use --load-8bit.")
-    return _classes()(bits)
+    return _classes()(bits, stored=str(stored or dtype).removeprefix("torch."))
 
 
 def half_config(stored: torch.dtype) -> Any:
@@ -150,7 +155,7 @@ def replace_modules(model: Any, bits: int, stored: torch.dtype = torch.bfloat16)
 
     Args:
         bits: 16 (packed fp16), 8 or 4.
-        stored: the checkpoint's format, which embeddings keep beside packed fp16 weights.
+        stored: the checkpoint's format, which embeddings keep, except 8-bit ones that are the output layer too.
     """
     head = model.get_output_embeddings()
     tied = {
@@ -176,6 +181,8 @@ def replace_modules(model: Any, bits: int, stored: torch.dtype = torch.bfloat16)
                 new = LowBitExperts(module, bits)
             elif name in tables and _is_plain_table(module):
                 new = _table(module, bits, stored)
+            elif module is model.get_input_embeddings() and _is_plain_table(module):
+                new = _table(module, 16, stored)
             else:
                 continue
         model.set_submodule(name, new)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from daemon.engines.base import Engine, LoadOptions
+from daemon.engines.transformers import quantizer
 from daemon.engines.transformers.experts import PARTS, LowBitExperts, is_stacked
 from daemon.engines.transformers.loader import load_model, weight_bytes
 from daemon.engines.transformers.lowbit import (
@@ -24,6 +25,12 @@ from tests.daemon.engines.harness import ask, with_engine
 from tests.tiny_models import tiny_model
 
 FLOAT = {"dtype": torch.float32, "transposed": False}
+
+
+@pytest.fixture(autouse=True)
+def unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The packed form has tests of its own (test_packed_int8); here measuring must not choose it."""
+    monkeypatch.setattr(quantizer, "packed_is_faster", lambda *_: False)
 
 
 def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
