@@ -27,7 +27,7 @@ from daemon.engines.transformers.rows import RowPool
 from daemon.engines.transformers.scheduler import Scheduler
 from daemon.engines.transformers.seq2seq import Seq2SeqRunner
 from daemon.engines.transformers.serial import SerialRunner
-from daemon.engines.transformers.spinning import make_spinning
+from daemon.engines.transformers.spinning import Spinning, make_spinning
 from daemon.engines.transformers.threads import SIZES, ThreadPlan, choose_threads, is_fixed, measure_plan
 from daemon.engines.transformers.vision import VisionRunner
 from fcd.errors import ModelLoadError
@@ -59,6 +59,8 @@ def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts | LoadedMo
     Raises:
         ModelLoadError: with the cause and the next step.
     """
+    # From the start: until the machine has been found quiet, no thread spins.
+    spinning = make_spinning()
     loaded = load_model(options, progress)
     if loaded.kind == "encoder":
         progress("ready", 1.0, 1.0)
@@ -66,7 +68,7 @@ def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts | LoadedMo
     progress("kv cache", 0.0, 0.0)
     info = loaded.info
     device = torch.device(info.device)
-    runner, pool, adapters = _make_runner(loaded, lambda: kv_budget(options, device))
+    runner, pool, adapters = _make_runner(loaded, lambda: kv_budget(options, device), spinning)
     if adapters is not None:
         info = msgspec.structs.replace(info, memory_bytes=info.memory_bytes + adapters.bytes)
     parallel = options.max_batch or MAX_BATCH.get(device.type, 32)
@@ -81,9 +83,11 @@ def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts | LoadedMo
     return Parts(loaded, core, detokenizers, info, pool.max_tokens, start, adapters)
 
 
-def _make_runner(loaded: LoadedModel, budget: Callable[[], int]) -> tuple[Runner, RowPool, Adapters | None]:
+def _make_runner(
+    loaded: LoadedModel, budget: Callable[[], int], spinning: Spinning | None
+) -> tuple[Runner, RowPool, Adapters | None]:
     """The runner, its rows and the adapters; `budget` is asked once everything else has its memory."""
-    runner, pool, adapters = _make_text_runner(loaded, budget)
+    runner, pool, adapters = _make_text_runner(loaded, budget, spinning)
     if loaded.processor is None:
         return runner, pool, adapters
     threads = runner.threads if isinstance(runner, PackedRunner) else None
@@ -91,7 +95,7 @@ def _make_runner(loaded: LoadedModel, budget: Callable[[], int]) -> tuple[Runner
 
 
 def _make_text_runner(
-    loaded: LoadedModel, budget: Callable[[], int]
+    loaded: LoadedModel, budget: Callable[[], int], spinning: Spinning | None
 ) -> tuple[PackedRunner | SerialRunner | Seq2SeqRunner, RowPool, Adapters | None]:
     model, context = loaded.model, loaded.info.context_length
     if loaded.kind == "packed":
@@ -107,7 +111,7 @@ def _make_text_runner(
             torch.cuda.empty_cache()
         else:
             trim_heap()
-        threads = _tune_threads(model, lean, device) if device.type == "cpu" else None
+        threads = _tune_threads(model, lean, device, spinning) if device.type == "cpu" else None
         flash = flash_usable(layers, kinds, model.config.get_text_config(decoder=True).num_attention_heads)
         per_token = sum(layer.bytes_per_token for layer in layers)
         pool = _make_pool(context, per_token, budget(), max_cached=MAX_CACHED, scattered=flash)
@@ -136,9 +140,8 @@ def _install_adapters(loaded: LoadedModel, lean: LeanDecoder | None) -> Adapters
     return adapters
 
 
-def _tune_threads(model: Any, lean: LeanDecoder | None, device: torch.device) -> ThreadPlan:
+def _tune_threads(model: Any, lean: LeanDecoder | None, device: torch.device, spinning: Spinning | None) -> ThreadPlan:
     """Measure how many threads make this model's steps fastest here and now, unless the user has said how many."""
-    spinning = make_spinning()
     if is_fixed():
         return ThreadPlan([(0, choose_threads())], spinning)
     if spinning is not None:
