@@ -10,6 +10,7 @@ has what was rounded away multiplied in a second pass, as one more row of the sa
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -56,14 +57,15 @@ def packed_int8_product(rows: torch.Tensor, packed: Any, *, exact: bool = False)
     """
     x = rows.float()
     count, width = x.shape
-    largest = x.abs().amax(1, keepdim=True)
+    largest = torch.linalg.vector_norm(x, math.inf, dim=1, keepdim=True)
     step = (largest / _TOP).clamp_min_(1e-30)
     again: torch.Tensor | None = None
     if not exact:
-        wide = largest > torch.linalg.vector_norm(x, dim=1, keepdim=True).mul_(WIDE / width**0.5)
-        again = wide.view(-1).nonzero().view(-1)
-        if len(again) == 0:
+        usual = torch.linalg.vector_norm(x, dim=1, keepdim=True).mul_(WIDE / width**0.5)
+        # The wrong way round, so that a row that is no number is found as well.
+        if bool((largest <= usual).all()):
             return _product(x / step, packed).mul_(step)
+        again = (largest <= usual).logical_not_().view(-1).nonzero().view(-1)
         if len(again) == count:
             again = None
     scaled = x / step

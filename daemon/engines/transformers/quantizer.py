@@ -6,6 +6,7 @@ So the whole model never stands in memory in its own format, and every family's 
 from __future__ import annotations
 
 import logging
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import torch
@@ -285,19 +286,28 @@ def finish(model: Any) -> None:
     layers = [m for m in model.modules() if isinstance(m, Int8Linear)]
     if not layers:
         return
-    typical = sorted(layers, key=lambda m: m.codes.numel())[len(layers) // 2]
+    typical = _typical(layers)
     shape = (typical.out_features, typical.in_features, typical.dtype, typical.codes.device)
     kernels = measure_kernels(*shape)
     whole = measure_kernels(*shape, WHOLE_INPUTS) if any(layer.whole_inputs for layer in layers) else kernels
     for layer in layers:
         layer.kernels = whole if layer.whole_inputs else kernels
-    if typical.codes.device.type == "cpu" and packed_is_faster(typical.out_features, typical.in_features, kernels):
-        head, careful = model.get_output_embeddings(), _is_sensitive(model)
+    careful = _is_sensitive(model)
+    if typical.codes.device.type == "cpu" and packed_is_faster(shape[0], shape[1], kernels, exact=careful):
+        head = model.get_output_embeddings()
         for layer in layers:
             if not layer.whole_inputs:
                 layer.exact = careful or layer is head
                 layer.pack()
         log.info("8-bit weights are packed: products of int8 with int8, rows with outliers in two passes")
+
+
+def _typical(layers: list[Int8Linear]) -> Int8Linear:
+    """One of the size that half of the weights are in layers up to."""
+    ordered = sorted(layers, key=lambda layer: layer.codes.numel())
+    half = sum(layer.codes.numel() for layer in ordered) / 2
+    at = next(at for at, below in enumerate(accumulate(layer.codes.numel() for layer in ordered)) if below >= half)
+    return ordered[at]
 
 
 def _is_sensitive(model: Any) -> bool:

@@ -30,7 +30,7 @@ FLOAT = {"dtype": torch.float32, "transposed": False}
 @pytest.fixture(autouse=True)
 def unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The packed form has tests of its own (test_packed_int8); here measuring must not choose it."""
-    monkeypatch.setattr(quantizer, "packed_is_faster", lambda *_: False)
+    monkeypatch.setattr(quantizer, "packed_is_faster", lambda *_, **__: False)
 
 
 def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(not int8_is_supported(), reason="x86 with AVX2 o
 @pytest.fixture(autouse=True)
 def packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured here and now decides nothing in these tests."""
-    monkeypatch.setattr(quantizer, "packed_is_faster", lambda *_: True)
+    monkeypatch.setattr(quantizer, "packed_is_faster", lambda *_, **__: True)
 
 
 def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
