@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -31,14 +32,26 @@ class Embedder:
         self._model = model
         self._packed = packed
         self._lock = threading.Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._asking = 0
 
     async def ask(self, inputs: Sequence[Sequence[int]], adapter: str = "") -> list[list[float]]:
-        """`embed` in a thread; cancelled, it ends with the forward that is under way."""
+        """`embed` in a thread; cancelled, it ends with the forward that is under way.
+
+        The thread ends with the last of those who ask, and the OpenMP threads that it used go with it: more of them
+        than there are cores would not spin, and the engine's steps would be slower from then on (see `spinning`).
+        """
         left = threading.Event()
+        pool = self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="fcd-embed")
+        self._asking += 1
         try:
-            return await asyncio.to_thread(self.embed, inputs, adapter, left)
+            return await asyncio.get_running_loop().run_in_executor(pool, self.embed, inputs, adapter, left)
         finally:
             left.set()
+            self._asking -= 1
+            if not self._asking:
+                pool.shutdown(wait=False)
+                self._pool = None
 
     @torch.inference_mode()
     def embed(

@@ -215,3 +215,23 @@ def test_what_nobody_waits_for_any_more_is_not_computed(monkeypatch: pytest.Monk
         assert computed == [2048, 1]
 
     asyncio.run(main())
+
+
+def test_the_thread_that_computes_ends_with_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    embedder = Embedder(None, packed=False)
+    threads: list[threading.Thread] = []
+
+    def states(group: Any) -> list[torch.Tensor]:
+        threads.append(threading.current_thread())
+        return [torch.ones(1, 2) for _ in group]
+
+    monkeypatch.setattr(embedder, "_padded_states", states)
+
+    async def main() -> None:
+        await asyncio.gather(*(embedder.ask([[1]]) for _ in range(5)))
+        assert len(set(threads)) == 1
+        threads[0].join(10)
+        assert not threads[0].is_alive()
+        assert len(await embedder.ask([[1]])) == 1
+
+    asyncio.run(main())
