@@ -3,9 +3,11 @@
     python -m benchmarks.engine [--models 120m,600m] [--rounds 5] [--second-turn] [--memory] \\
         [--fastchat-python PYTHON] [--transformers-python PYTHON] [--llama-batched-bench BINARY]
 
-A peer whose program is not given is left out. Each server has the machine to itself; the figures are medians over the
-rounds, the ratios are fcd's over the peer's. "of the limit" is how near a row is to what the machine's memory and
-arithmetic allow, both measured in the same run. `--second-turn` and `--memory` measure these alone, fcd alone.
+A peer whose program is not given is left out. All are started first and then take turns, round by round, the others
+idle, because a shared machine is half as fast in one minute as in the next; the figures are medians over the rounds,
+the ratios medians of each round's, fcd's over the peer's. "of the limit" is how near a row is to what the machine's
+memory and arithmetic allow, both measured in the same run. `--second-turn` and `--memory` measure these alone, fcd
+alone.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ import argparse
 import os
 import statistics
 import tempfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -44,31 +46,48 @@ def servers(args: argparse.Namespace, folder: Path) -> dict[str, Server]:
     return found
 
 
-def measure_llama(precision: str, folder: Path, args: argparse.Namespace) -> dict[int, list[Result]]:
+Turn = Callable[[int, Sequence[str], int], Result]
+"""One round: how many at once, their prompts, and how many tokens each is to be answered with."""
+
+
+def llama_turn(precision: str, folder: Path, args: argparse.Namespace) -> Turn:
     from benchmarks.engine.gguf_export import export
 
     gguf = export(folder, precision)
-    rounds = [
-        peers.llama_batched_bench(
-            gguf, args.llama_batched_bench, args.threads, args.streams, args.prompt_tokens, args.tokens
-        )
-        for _ in range(args.rounds)
-    ]
-    return {count: [result[count] for result in rounds] for count in args.streams}
+
+    def turn(count: int, _: Sequence[str], tokens: int) -> Result:
+        binary = args.llama_batched_bench
+        return peers.llama_batched_bench(gguf, binary, args.threads, [count], args.prompt_tokens, tokens)[count]
+
+    return turn
 
 
-def measure(name: str, start: Server, folder: Path, args: argparse.Namespace) -> dict[int, list[Result]]:
-    results: dict[int, list[Result]] = {}
-    with start() as (url, model):
-        for streams in args.streams:
-            prompts = make_prompts(folder, streams * (args.rounds + 1), args.prompt_tokens)
-            run_round(url, model, prompts[:streams], 8)
-            results[streams] = [
-                run_round(url, model, prompts[number * streams :][:streams], args.tokens)
-                for number in range(1, args.rounds + 1)
-            ]
-            rate = statistics.median(result.tokens_per_second for result in results[streams])
-            print(f"  {name}: {streams} at once: {rate:.1f} tok/s", flush=True)
+def _ask(url: str, model: str, count: int, prompts: Sequence[str], tokens: int) -> Result:
+    assert len(prompts) == count
+    return run_round(url, model, prompts, tokens)
+
+
+def measure(started: dict[str, Server], folder: Path, args: argparse.Namespace) -> dict[str, dict[int, list[Result]]]:
+    """Every server's results for each number of streams, round by round."""
+    results: dict[str, dict[int, list[Result]]] = {}
+    with ExitStack() as stack:
+        turns: dict[str, Turn] = {}
+        for name, start in started.items():
+            url, model = stack.enter_context(start())
+            turns[name] = partial(_ask, url, model)
+        if args.llama_batched_bench:
+            for precision in ("bf16", "q8_0"):
+                turns[f"llama.cpp {precision}"] = llama_turn(precision, folder, args)
+        for count in args.streams:
+            prompts = make_prompts(folder, count * (args.rounds + 1), args.prompt_tokens)
+            for number in range(args.rounds + 1):
+                for name, turn in turns.items():
+                    # The first round warms up.
+                    own = prompts[number * count :][:count]
+                    result = turn(count, own, args.tokens if number else 8)
+                    if number:
+                        results.setdefault(name, {}).setdefault(count, []).append(result)
+                        print(f"  {name}: {count} at once: {result.tokens_per_second:.1f} tok/s", flush=True)
     return results
 
 
@@ -139,8 +158,10 @@ def table(size: str, results: dict[str, dict[int, list[Result]]], streams: list[
             if name not in results:
                 continue
             ratios = [
-                statistics.median(result.tokens_per_second for result in results[ours][count])
-                / statistics.median(result.tokens_per_second for result in results[name][count])
+                statistics.median(
+                    our.tokens_per_second / their.tokens_per_second
+                    for our, their in zip(results[ours][count], results[name][count], strict=True)
+                )
                 for count in streams
             ]
             lines.append(f"| {ours} / {name} | " + " | ".join(f"{ratio:.2f}x" for ratio in ratios) + " |")
@@ -174,14 +195,12 @@ def main() -> None:
                 if args.memory:
                     measure_memory(folder)
                 continue
-            results = {
-                name: measure(name, start, folder, args)
+            chosen = {
+                name: start
                 for name, start in servers(args, folder).items()
                 if not args.only or name in args.only.split(",")
             }
-            if args.llama_batched_bench:
-                for precision in ("bf16", "q8_0"):
-                    results[f"llama.cpp {precision}"] = measure_llama(precision, folder, args)
+            results = measure(chosen, folder, args)
             print(table(size, results, args.streams), flush=True)
             print("\n".join(limit_lines(results, folder, args)), flush=True)
 

@@ -13,8 +13,8 @@ from fcd.errors import ModelLoadError
 
 _GAIN = 0.9
 """In a small step more threads must save this much, or fewer are kept: the rest of the machine can use the others."""
-_LOSS = 1.15
-"""In a large one they may cost this much: what was measured on a busy machine will be less once it is quiet."""
+_LOSS = 1.4
+"""In a large one they may seem to cost this much: what was measured on a busy machine will be less once it is quiet."""
 _LARGE = 48
 _HOPELESS = 1.5
 """Where more threads take this much longer, still more are not tried."""
