@@ -23,7 +23,7 @@ from fcd.builtin.generator.base import plain
 from fcd.builtin.generator.refusal import load_open_prompts
 from fcd.builtin.generator.words import word_pool
 from tests.daemon.engines.harness import ask, with_engine
-from tests.tiny_models import tiny_model
+from tests.tiny_models import make_model, tiny_model
 
 pytestmark = pytest.mark.skipif(not int8_is_supported(), reason="x86 with AVX2 only")
 
@@ -174,3 +174,13 @@ def test_a_trained_model_chooses_the_same_tokens() -> None:
     assert len(full) > 800
     assert float(torch.cosine_similarity(small, full, dim=-1).mean()) > 0.999
     assert float((small.argmax(-1) == full.argmax(-1)).float().mean()) > 0.97
+
+
+def test_a_deep_model_keeps_its_lean_form(tmp_path: Path) -> None:
+    """What 8 bits round differently in many layers is not taken for another computation."""
+    loaded = load(make_model("llama", tmp_path, num_hidden_layers=24, hidden_size=128, intermediate_size=256))
+    device = torch.device("cpu")
+    _, kinds = probe_layers(loaded.model, device)
+    lean = build_lean(loaded.model, kinds)
+    assert lean is not None
+    assert lean_agrees(loaded.model, lean, device)
