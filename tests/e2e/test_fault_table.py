@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = "e2e/test_faults_workers.py"
 LOCAL = "daemon/controller/test_local_workers.py"
-RELAY = "daemon/gateway/test_relay.py"
+RELAY_CLIENTS = "daemon/gateway/test_relay_clients.py"
+RELAY_FAILURES = "daemon/gateway/test_relay_failures.py"
 WIRE = "daemon/controller/test_wire.py"
 
 FAULTS: dict[int, tuple[str, list[tuple[str, str]]]] = {
@@ -20,7 +21,7 @@ FAULTS: dict[int, tuple[str, list[tuple[str, str]]]] = {
     ]),
     2: ("a worker is killed before its first byte, with and without a replica", [
         (WORKERS, "test_2_a_worker_killed_before_its_first_byte"),
-        (RELAY, "test_a_worker_that_dies_before_its_first_byte_is_replaced_once"),
+        (RELAY_FAILURES, "test_a_worker_that_dies_before_its_first_byte_is_replaced_once"),
     ]),
     3: ("a worker hangs with its socket open", [
         (WORKERS, "test_3_a_worker_that_hangs_with_its_socket_open"),
@@ -59,12 +60,12 @@ FAULTS: dict[int, tuple[str, list[tuple[str, str]]]] = {
     11: ("clients leave while queued, loading and streaming", [
         (WORKERS, "test_11_a_thousand_clients_that_leave_while_queued_loading_and_streaming"),
         (LOCAL, "test_clients_that_leave_while_loading_queued_or_granted_leave_no_trace"),
-        (RELAY, "test_three_hundred_clients_that_leave_at_any_moment_leave_nothing_behind"),
+        (RELAY_CLIENTS, "test_three_hundred_clients_that_leave_at_any_moment_leave_nothing_behind"),
         ("daemon/worker/test_chat_route.py", "test_a_client_that_leaves_ends_its_generation"),
     ]),
     12: ("first token and gap slower than a minute", [
         (WORKERS, "test_12_first_token_and_gap_slower_than_a_minute"),
-        (RELAY, "test_a_slow_first_token_gets_comments_then_the_answer"),
+        (RELAY_FAILURES, "test_a_slow_first_token_gets_comments_then_the_answer"),
     ]),
     13: ("a full queue, also of a loaded model", [(WORKERS, "test_13_a_full_queue")]),
     14: ("SIGTERM under load, once and twice", [

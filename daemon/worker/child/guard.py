@@ -50,13 +50,12 @@ def _watch() -> None:
             pass
     except OSError:
         pass
-    for pid in _descendants():
-        _kill(pid)
+    _sweep()
     os.killpg(0, signal.SIGKILL)
 
 
 def _sweep() -> None:
-    """End what the command left behind. Nobody of them has anything to do without it."""
+    """End what descends from this process, again until nothing does: one look misses what was being started."""
     until = time.monotonic() + _SWEEP_S
     while (left := _descendants()) and time.monotonic() < until:
         for pid in left:

@@ -19,6 +19,8 @@ _GUARD = Path(__file__).with_name("guard.py")
 _KEPT_LINES = 20
 _LONGEST_LINE = 4096
 _SHOWN_CHARACTERS = 1500
+_GUARD_S = 6.0
+"""A little more than the guard takes to end what a command left."""
 _LINE_END = re.compile(rb"\r\n|[\r\n]")
 """Progress bars end their lines with a carriage return."""
 
@@ -81,6 +83,12 @@ class Child:
                 os.killpg(self.pid, number)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), grace_s)
+            # The guard ends them, also those that left its group, and goes on with it should this process be killed
+            # now. Killed first, it would leave that to us alone.
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), _GUARD_S)
             self._kill()
             for stray in strays:
                 with contextlib.suppress(psutil.Error):
