@@ -1,7 +1,7 @@
 """Output tokens per second and time to first token of fcd and its peers, in one run.
 
     python -m benchmarks.engine [--models 120m,600m] [--rounds 5] [--second-turn] [--memory] \\
-        [--fastchat-python PYTHON] [--transformers-python PYTHON] [--llama-batched-bench BINARY]
+        [--fastchat-python PYTHON] [--transformers-python PYTHON] [--llama-server BINARY] [--llama-batched-bench BINARY]
 
 A peer whose program is not given is left out. All are started first and then take turns, round by round, the others
 idle, because a shared machine is half as fast in one minute as in the next; the figures are medians over the rounds,
@@ -28,6 +28,8 @@ from benchmarks.engine.models import make_model, make_prompts
 from benchmarks.engine.second_turn import report, run_turns
 
 Server = Callable[[], AbstractContextManager[tuple[str, str]]]
+_TEMPLATE_TOKENS = 64
+"""What a chat's template may add to its prompt."""
 
 
 def servers(args: argparse.Namespace, folder: Path) -> dict[str, Server]:
@@ -43,6 +45,13 @@ def servers(args: argparse.Namespace, folder: Path) -> dict[str, Server]:
         serve = partial(peers.transformers_serve, folder, args.transformers_python)
         found["transformers serve"] = partial(serve, continuous=False)
         found["transformers serve with batching"] = partial(serve, continuous=True)
+    if args.llama_server:
+        from benchmarks.engine.gguf_export import export
+
+        context = args.prompt_tokens + args.tokens + _TEMPLATE_TOKENS
+        for precision in ("bf16", "q8_0"):
+            start = partial(peers.llama_server, binary=args.llama_server, threads=args.threads, context=context)
+            found[f"llama-server {precision}"] = partial(start, export(folder, precision), most=max(args.streams))
     return found
 
 
@@ -77,7 +86,7 @@ def measure(started: dict[str, Server], folder: Path, args: argparse.Namespace) 
             turns[name] = partial(_ask, url, model)
         if args.llama_batched_bench:
             for precision in ("bf16", "q8_0"):
-                turns[f"llama.cpp {precision}"] = llama_turn(precision, folder, args)
+                turns[f"llama.cpp {precision}, no server"] = llama_turn(precision, folder, args)
         for count in args.streams:
             prompts = make_prompts(folder, count * (args.rounds + 1), args.prompt_tokens)
             for number in range(args.rounds + 1):
@@ -184,7 +193,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the models are kept between runs")
     parser.add_argument("--fastchat-python", default="")
     parser.add_argument("--transformers-python", default="")
-    parser.add_argument("--llama-batched-bench", default="")
+    parser.add_argument("--llama-server", default="", help="llama.cpp's HTTP server")
+    parser.add_argument("--llama-batched-bench", default="", help="llama.cpp's benchmark without a server")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         for size in args.models:

@@ -133,6 +133,16 @@ def transformers_serve(folder: Path, python: str, *, continuous: bool) -> Iterat
         yield f"http://127.0.0.1:{port}", str(folder)
 
 
+@contextmanager
+def llama_server(gguf: Path, binary: str, threads: int, most: int, context: int) -> Iterator[tuple[str, str]]:
+    """llama.cpp's own HTTP server with a slot for each of `most` streams; it keeps no prompts between rounds."""
+    port = free_port()
+    command = [binary, "-m", str(gguf), "--host", "127.0.0.1", "--port", str(port), "-t", str(threads)]
+    command += ["-np", str(most), "-c", str(most * context), "--cache-ram", "0", "--no-webui"]
+    with process(command, answers(f"http://127.0.0.1:{port}/health")):
+        yield f"http://127.0.0.1:{port}", gguf.stem
+
+
 def llama_batched_bench(
     gguf: Path, binary: str, threads: int, streams: Sequence[int], prompt_tokens: int, tokens: int
 ) -> dict[int, Result]:

@@ -10,7 +10,6 @@ has what was rounded away multiplied in a second pass, as one more row of the sa
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
@@ -57,17 +56,19 @@ def packed_int8_product(rows: torch.Tensor, packed: Any, *, exact: bool = False)
     """
     x = rows.float()
     count, width = x.shape
-    largest = torch.linalg.vector_norm(x, math.inf, dim=1, keepdim=True)
+    # The norm of this order takes ten times as long.
+    largest = x.abs().amax(1, keepdim=True)
     step = (largest / _TOP).clamp_min_(1e-30)
     again: torch.Tensor | None = None
     if not exact:
-        usual = torch.linalg.vector_norm(x, dim=1, keepdim=True).mul_(WIDE / width**0.5)
-        # The wrong way round, so that a row that is no number is found as well.
-        if bool((largest <= usual).all()):
+        # Compared in Python, which for few rows is quicker, and the wrong way round, so that no number is wide as well.
+        tops, norms = largest.view(-1).tolist(), torch.linalg.vector_norm(x, dim=1).tolist()
+        bound = WIDE / width**0.5
+        wide = [row for row, (top, norm) in enumerate(zip(tops, norms, strict=True)) if not top <= bound * norm]
+        if not wide:
             return _product(x / step, packed).mul_(step)
-        again = (largest <= usual).logical_not_().view(-1).nonzero().view(-1)
-        if len(again) == count:
-            again = None
+        if len(wide) < count:
+            again = torch.tensor(wide)
     scaled = x / step
     both = x.new_empty(count + (count if again is None else len(again)), width)
     first, second = both[:count], both[count:]

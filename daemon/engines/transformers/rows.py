@@ -133,6 +133,10 @@ class RowPool:
         """The longest sequence that can ever have a row."""
         return self.classes[-1].capacity
 
+    def most_rows(self, size_class: int) -> int:
+        """How many rows of a class the budget has room for."""
+        return max(1, self.budget // self._row_bytes(size_class))
+
     def rows(self) -> list[Row]:
         return [row for size_class in self.classes for row in size_class.slots if row is not None]
 

@@ -13,6 +13,8 @@ from fcd.errors import ModelLoadError
 
 _GAIN = 0.9
 """In a small step more threads must save this much, or fewer are kept: the rest of the machine can use the others."""
+_ALL_GAIN = 0.75
+"""All of them must save this much there: what else runs, and if only to bring the requests, would hold up each."""
 _LOSS = 1.4
 """In a large one they may seem to cost this much: what was measured on a busy machine will be less once it is quiet."""
 _LARGE = 48
@@ -75,20 +77,21 @@ def measure_plan(limit: int, time_of: Callable[[int, int], float], spinning: Spi
         limit: the most threads to use.
         time_of: seconds for a step with so many threads and so many tokens.
     """
-    counts = sorted({*(1 << n for n in range(limit.bit_length()) if 1 << n <= limit), limit})
+    counts = sorted({*(1 << n for n in range(limit.bit_length()) if 1 << n <= limit), max(1, limit - 1), limit})
     steps: list[tuple[int, int]] = []
     for tokens in SIZES:
-        steps.append((tokens, _fastest(counts, tokens, time_of)))
+        steps.append((tokens, _fastest(counts, tokens, time_of, limit)))
         # A larger step has more for each thread to do: it never wants fewer.
         counts = [count for count in counts if count >= steps[-1][1]]
     return ThreadPlan(steps, spinning)
 
 
-def _fastest(counts: list[int], tokens: int, time_of: Callable[[int, int], float]) -> int:
+def _fastest(counts: list[int], tokens: int, time_of: Callable[[int, int], float], limit: int) -> int:
     best, least = counts[0], time_of(counts[0], tokens)
     for count in counts[1:]:
         taken = time_of(count, tokens)
-        if taken < least * (_GAIN if tokens < _LARGE else _LOSS):
+        enough = _LOSS if tokens >= _LARGE else _GAIN if count < limit else _ALL_GAIN
+        if taken < least * enough:
             best, least = count, taken
         elif taken > least * _HOPELESS:
             break

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import psutil
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
+from daemon.engines.transformers.address_space import grows_in_place
 from daemon.engines.transformers.kv_store import KvStore, LayerSpec
 from daemon.engines.transformers.rows import Row, RowPool, capacities, common_prefix
 
@@ -18,12 +21,13 @@ class Rows(RuleBasedStateMachine):
     """Every row's K and V hold its token ids, so a wrong copy, swap or slot shows at once."""
 
     rows = Bundle("rows")
+    in_place = True
 
     def __init__(self) -> None:
         super().__init__()
         layer = LayerSpec(1, 1, 1, torch.float32, torch.device("cpu"))
         self.pool = RowPool(CONTEXT, PER_TOKEN, PER_TOKEN * 2600, max_cached=4)
-        self.store = KvStore([layer, layer], self.pool)
+        self.store = KvStore([layer, layer], self.pool, in_place=self.in_place)
         self.running: list[Row] = []
 
     def write(self, row: Row, start: int, end: int) -> None:
@@ -88,6 +92,45 @@ class Rows(RuleBasedStateMachine):
 
 TestRows = Rows.TestCase
 TestRows.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+class RowsThatAreCopied(Rows):
+    in_place = False
+
+
+TestRowsThatAreCopied = RowsThatAreCopied.TestCase
+TestRowsThatAreCopied.settings = TestRows.settings
+
+
+@pytest.mark.skipif(not grows_in_place(torch.device("cpu")), reason="address space is memory here")
+def test_a_slab_grows_in_place_and_its_memory_goes_back() -> None:
+    layer = LayerSpec(4, 64, 64, torch.float32, torch.device("cpu"))
+    pool = RowPool(1024, layer.bytes_per_token, layer.bytes_per_token * 1024 * 1000)
+    store = KvStore([layer], pool)
+    before = psutil.Process().memory_info().rss
+    rows = []
+    for n in range(40):
+        row = pool.allocate([n], 1024)
+        assert row is not None
+        row.length = 1024
+        store.apply(pool.drain())
+        rows.append(row)
+        last = len(pool.classes) - 1
+        if n == 0:
+            at = store.keys[last][0].data_ptr()
+        store.keys[last][0][row.slot] = n + 1.0
+    assert store.keys[last][0].data_ptr() == at
+    assert psutil.Process().memory_info().rss - before > 30 << 20
+    for row in rows[1:]:
+        pool.release(row, keep=False)
+    pool._trim(last)
+    store.apply(pool.drain())
+    assert store.keys[last][0].shape[0] == 1
+    assert bool((store.keys[last][0] == 1.0).all())
+    assert psutil.Process().memory_info().rss - before < 8 << 20
+    assert pool.allocate([5], 1024) is not None
+    store.apply(pool.drain())
+    assert not store.keys[last][0][1].any()
 
 
 def test_capacities_end_in_the_context_length() -> None:
