@@ -9,6 +9,7 @@
     d  kill -9 of the engine, the server, the worker and the daemon under load: GPU memory left, next request served
     e  two GPUs: our engine on one and on both, two models placed by themselves, a third that evicts
     f  vLLM on one GPU, with --num-gpus 2 where there are two, and with --max-gpu-memory 8GiB
+    g  as a, by vLLM's own load generator, `vllm bench serve`
 
 Each part has a time limit; what fails is said and passed over. Where there is no GPU, --stand-in FILE runs the whole
 against a program that only looks like vLLM: it shows that the measurement works, and its figures mean nothing.
@@ -39,7 +40,7 @@ from benchmarks.on_gpu.load import Result, Way, run
 
 LOADS = ((1, 6), (32, 128), (256, 512))
 """How many at once, and how many requests in all."""
-LIMITS_S = {"a": 330, "b": 150, "c": 60, "d": 260, "e": 400, "f": 300}
+LIMITS_S = {"a": 330, "b": 150, "c": 60, "d": 260, "e": 400, "f": 300, "g": 320}
 HELD_S = 10.0
 _SHARE = ("--gpu-memory-utilization", "0.85")
 
@@ -160,19 +161,21 @@ def part_a(job: Run) -> dict[str, Any]:
             "ttft_more_ms": round(daemon.ttft_ms - direct.ttft_ms, 2),
             "p99_gap_ratio": round(daemon.p99_gap_ms / direct.p99_gap_ms, 3) if direct.p99_gap_ms else 0,
         }
-    if job.args.vllm_bench:
-        rows["vllm bench serve"] = vllm_bench(job)
     return rows
 
 
-def vllm_bench(job: Run) -> str:
-    """vLLM's own load generator, through the daemon."""
-    words = [job.args.python, "-m", "vllm.entrypoints.cli.main", "bench", "serve", "--dataset-name", "random"]
-    words += ["--random-input-len", "128", "--random-output-len", "128", "--num-prompts", "512", "--ignore-eos"]
-    words += ["--max-concurrency", "256", "--model", job.model.name, "--tokenizer", str(job.model)]
-    words += ["--base-url", f"http://127.0.0.1:{job.home.port}"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=job.home.environ)
-    return done.stdout[-1500:] or done.stderr[-1500:]
+def part_g(job: Run) -> dict[str, Any]:
+    load_vllm(job)
+    model = job.model.name
+    words = [job.args.python, str(ROOT / "benchmarks" / "on_gpu" / "vllm_bench.py"), model, str(job.model)]
+    words += [job.home.socket_of(model), str(job.home.port), "--rounds", str(job.args.rounds)]
+    words += ["--loads", ",".join(f"{at_once}:{2 * requests}" for at_once, requests in job.loads())]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=job.home.environ)
+    print("\n".join(line for line in done.stdout.splitlines() if line.startswith("vllm bench serve")), flush=True)
+    if done.returncode:
+        raise RuntimeError((done.stderr or done.stdout)[-1500:])
+    rows: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return rows
 
 
 def part_b(job: Run) -> dict[str, Any]:
@@ -364,6 +367,7 @@ PARTS: dict[str, Callable[[Run], dict[str, Any]]] = {
     "d": part_d,
     "e": part_e,
     "f": part_f,
+    "g": part_g,
 }
 
 
@@ -397,7 +401,7 @@ def table(found: dict[str, Any]) -> None:
                     f"{name:>7} | {row['direct']['tokens_per_s']:12} | {row['daemon']['tokens_per_s']:12} | "
                     f"{row['rate_ratio']:6} | {row['ttft_more_ms']:12} | {row['p99_gap_ratio']:13} | {ours:>18}"
                 )
-    for letter in "cdef":
+    for letter in "cdefg":
         for name, value in found.get(letter, {}).items():
             print(f"{letter}  {name}: {value}")
     for letter, part in found.items():
@@ -409,15 +413,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default="acbd", help="letters, in the order to run them (default: acbd)")
     parser.add_argument(
-        "--size", default="7b", choices=("tiny", "small", "7b"), help="of the model of a, b, c, e and f"
+        "--size", default="7b", choices=("tiny", "small", "7b"), help="of the model of a, b, c, e, f and g"
     )
     parser.add_argument("--python", default=sys.executable, help="the interpreter that has vLLM (default: this one)")
     parser.add_argument("--stand-in", default="", metavar="FILE", help="a program to start instead of vLLM")
     parser.add_argument("--folder", default="", help="where models and the daemon's files go (default: a new one)")
-    parser.add_argument("--rounds", type=int, default=2, help="of A/B in part a (default: 2)")
+    parser.add_argument("--rounds", type=int, default=2, help="of A/B in parts a and g (default: 2)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of requests")
     parser.add_argument("--patience", type=float, default=1.0, help="multiplies the time limits")
-    parser.add_argument("--vllm-bench", action="store_true", help="also run `vllm bench serve` through the daemon")
     parser.add_argument(
         "--json",
         default="",
