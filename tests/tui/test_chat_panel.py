@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from textual import events
 from textual.pilot import Pilot
 from textual.widgets import OptionList
 
@@ -9,7 +10,17 @@ from tests.tui.chat_scene import ask, play
 from tests.tui.fake import FakeDaemon, wait_until
 from tui.app import FcdApp
 from tui.screens.chat import ChatScreen
+from tui.widgets.pickers import Panel
 from tui.widgets.shelf import Shelf
+
+
+def burst(app: FcdApp, *keys: str) -> None:
+    """Keys as a paste brings them: all there before the first is dealt with."""
+    for key in keys:
+        app.post_message(events.Key(_NAMES.get(key, key), key if len(key) == 1 else None))
+
+
+_NAMES = {" ": "space", ".": "full_stop"}
 
 
 def test_panel_sets_parameters_and_refuses_nonsense() -> None:
@@ -22,6 +33,17 @@ def test_panel_sets_parameters_and_refuses_nonsense() -> None:
         await pilot.press(*["backspace"] * 4, *"0.5", "enter")
         await wait_until(pilot, lambda: app.screen is screen and screen.chat.system == "Be kind.")
         assert screen.chat.params == {"temperature": 0.5}
+
+    play(scene)
+
+
+def test_what_arrives_in_one_burst_with_a_tab_goes_into_the_next_field() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await pilot.press("ctrl+t")
+        await wait_until(pilot, lambda: isinstance(app.screen, Panel))
+        burst(app, *"Be kind.", "tab", *"0.5", "tab", *"0.9", "shift+tab", *"1.0", "ctrl+t")
+        await wait_until(pilot, lambda: app.screen is screen and screen.chat.system == "Be kind.")
+        assert screen.chat.params == {"temperature": 1.0, "top_p": 0.9}
 
     play(scene)
 

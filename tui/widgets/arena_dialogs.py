@@ -17,9 +17,10 @@ from tui.battle import SIDES, VERDICTS, Battle, figures
 from tui.board import FIELDS, read_field
 from tui.glyphs import Glyphs
 from tui.widgets.battle_pane import Pane
+from tui.widgets.form import Form
 
 
-class Filters(ModalScreen[dict[str, str] | None]):
+class Filters(Form[dict[str, str] | None]):
     """Gives what was typed into each field, checked."""
 
     BINDINGS = [
@@ -48,12 +49,14 @@ class Filters(ModalScreen[dict[str, str] | None]):
         if name in FIELDS:
             self.query_one("#filter-help", Static).update(FIELDS[name][0])
 
-    def action_clear(self) -> None:
+    async def action_clear(self) -> None:
+        await self.typed()
         for name in FIELDS:
             self.query_one(f"#filter-{name}", Input).value = ""
 
     @on(Input.Submitted)
-    def _apply(self) -> None:
+    async def _apply(self) -> None:
+        await self.typed()
         typed = {name: self.query_one(f"#filter-{name}", Input).value.strip() for name in FIELDS}
         for name, text in typed.items():
             try:

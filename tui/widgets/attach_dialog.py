@@ -6,13 +6,13 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Vertical
-from textual.screen import ModalScreen
 from textual.widgets import Input, Label, Static
 
 from fcd.wire.neighbours import AttachRequest
+from tui.widgets.form import Form
 
 
-class AttachDialog(ModalScreen[AttachRequest | None]):
+class AttachDialog(Form[AttachRequest | None]):
     """Asks for its address, and for what is only sometimes needed."""
 
     BINDINGS = [Binding("escape", "dismiss(None)", "close")]
@@ -27,7 +27,8 @@ class AttachDialog(ModalScreen[AttachRequest | None]):
             yield Static("enter attach   tab next   esc close", classes="dialog-hint", markup=False)
 
     @on(Input.Submitted)
-    def _submitted(self) -> None:
+    async def _submitted(self) -> None:
+        await self.typed()
         url, name, key = (self.query_one(f"#attach-{part}", Input).value.strip() for part in ("url", "name", "key"))
         if not url.startswith(("http://", "https://")):
             self.query_one("#attach-help", Static).update("Its address begins with http:// or https://.")

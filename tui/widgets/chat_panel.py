@@ -60,6 +60,7 @@ class ChatPanel(Panel):
 
     @work(exclusive=True, group="preset")
     async def action_save_preset(self) -> None:
+        await self.typed()
         read = self.read()
         if read is None:
             return

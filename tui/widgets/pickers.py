@@ -18,6 +18,7 @@ from fcd.wire.admin import ModelInfo
 from tui import formats
 from tui.commands import PARAMETERS, parse_parameter
 from tui.glyphs import Glyphs
+from tui.widgets.form import Form
 
 
 class Picker(ModalScreen[str | None]):
@@ -127,7 +128,7 @@ def model_options(models: Iterable[ModelInfo], current: str, glyphs: Glyphs) -> 
     return rows
 
 
-class Panel(ModalScreen[tuple[str, dict[str, Any]] | None]):
+class Panel(Form[tuple[str, dict[str, Any]] | None]):
     """The system prompt and the sampling parameters of a conversation."""
 
     BINDINGS = [
@@ -161,7 +162,8 @@ class Panel(ModalScreen[tuple[str, dict[str, Any]] | None]):
         self.query_one("#param-help", Static).update(words)
 
     @on(Input.Submitted)
-    def action_apply(self) -> None:
+    async def action_apply(self) -> None:
+        await self.typed()
         read = self.read()
         if read is not None:
             self.dismiss(read)
@@ -205,7 +207,7 @@ class Ask(ModalScreen[str | None]):
         self.dismiss(event.value.strip())
 
 
-class Confirm(ModalScreen[bool]):
+class Confirm(Form[bool]):
     """One question about something that cannot be undone."""
 
     BINDINGS = [
