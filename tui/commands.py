@@ -6,6 +6,7 @@ import difflib
 
 from msgspec import Struct
 
+from fcd.settings import PROFILE_RANGES
 from tui.actions import Action, commands
 
 PARAMETERS: dict[str, tuple[type, str]] = {
@@ -21,6 +22,7 @@ PARAMETERS: dict[str, tuple[type, str]] = {
     "stop": (str, "text that ends the answer"),
 }
 """Sampling parameters that a person may set: type and a few words."""
+_RANGES = {**PROFILE_RANGES, "seed": (-(2**63), 2**63 - 1)}
 
 
 class Command(Struct, frozen=True):
@@ -68,6 +70,12 @@ def parse_parameter(text: str) -> tuple[str, float | int | str | None]:
         return name, None
     kind, words = PARAMETERS[name]
     try:
-        return name, kind(value)
+        read = kind(value)
     except ValueError:
         raise ValueError(f"{name} must be {'a whole number' if kind is int else 'a number'}: {words}.") from None
+    if name in _RANGES:
+        least, most = _RANGES[name]
+        if not least <= read <= most:  # "nan", which is between nothing, also ends here
+            ends = f"{least:.0f} to {most:.0f}" if kind is int else f"{least:g} to {most:g}"
+            raise ValueError(f"{name} must be within {ends}: {words}.")
+    return name, read

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from textual import events
 from textual.pilot import Pilot
-from textual.widgets import OptionList
+from textual.widgets import OptionList, Static
 
 from fcd.settings import ModelSettings, Settings
 from fcd.wire.chats import Preset
@@ -33,6 +33,21 @@ def test_panel_sets_parameters_and_refuses_nonsense() -> None:
         await pilot.press(*["backspace"] * 4, *"0.5", "enter")
         await wait_until(pilot, lambda: app.screen is screen and screen.chat.system == "Be kind.")
         assert screen.chat.params == {"temperature": 0.5}
+
+    play(scene)
+
+
+def test_the_panel_says_what_is_wrong_with_a_field_that_it_goes_to() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await pilot.press("ctrl+t")
+        await wait_until(pilot, lambda: isinstance(app.screen, Panel))
+        words = app.screen.query_one("#param-help", Static)
+        await pilot.press("tab", *"nan", "tab", "enter")
+        await wait_until(pilot, lambda: app.focused is not None and app.focused.id == "param-temperature")
+        await pilot.pause()
+        assert "temperature must be within 0 to 2" in str(words.visual)
+        await pilot.press("tab", "shift+tab")
+        await wait_until(pilot, lambda: str(words.visual).startswith("0 to 2"))
 
     play(scene)
 

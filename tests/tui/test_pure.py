@@ -103,7 +103,13 @@ def test_parameters(text: str, expected: object) -> None:
     assert parse_parameter(text) == expected
 
 
-@pytest.mark.parametrize(("text", "words"), [("temprature 1", "temperature"), ("top_k 1.5", "whole number")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("temprature 1", "temperature"), ("top_k 1.5", "whole number"),
+     ("temperature nan", "0 to 2"), ("temperature inf", "0 to 2"), ("top_p 1.5", "0 to 1"), ("min_p -1", "0 to 1"),
+     ("max_tokens 0", "max_tokens must be within 1"),
+     ("seed 99999999999999999999", "seed must be"), ("top_k -2", "top_k must be")],
+)  # fmt: skip
 def test_wrong_parameters_are_explained(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         parse_parameter(text)

@@ -141,6 +141,8 @@ class Panel(Form[tuple[str, dict[str, Any]] | None]):
         self._names = names
         self._system = system
         self._params = params
+        self._refused = ("", "")
+        """The field that is on its way to the focus, and what is wrong with it."""
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog -wide"):
@@ -159,6 +161,9 @@ class Panel(Form[tuple[str, dict[str, Any]] | None]):
         focused = self.focused
         name = (focused.id or "").removeprefix("param-") if focused else ""
         words = PARAMETERS[name][1] if name in PARAMETERS else "Said to the model before the conversation."
+        if self._refused[0] == name:
+            words = self._refused[1]
+        self._refused = ("", "")
         self.query_one("#param-help", Static).update(words)
 
     @on(Input.Submitted)
@@ -176,8 +181,11 @@ class Panel(Form[tuple[str, dict[str, Any]] | None]):
             try:
                 key, value = parse_parameter(f"{name} {field.value.strip()}")
             except ValueError as error:
-                field.focus()
-                self.query_one("#param-help", Static).update(str(error))
+                if self.focused is field:
+                    self.query_one("#param-help", Static).update(str(error))
+                else:
+                    self._refused = (name, str(error))
+                    field.focus()
                 return None
             if value is not None:
                 params[key] = value
