@@ -131,6 +131,20 @@ class Conversation:
                 found.append(Turn(None, message, _ALONE, place))
         return [*found, self.pending] if self.pending is not None else found
 
+    def context(self) -> tuple[int, bool]:
+        """Tokens of context that what is shown takes, and whether the model has counted all of them.
+
+        An answer that is being written, was stopped or failed is not counted: then these are those up to the last one
+        that was, and what has been written since.
+        """
+        since = 0
+        answers = [turn.answer for turn in self.turns() if turn.answer is not None]
+        for answer in reversed(answers):
+            if answer.counted:
+                return answer.prompt_tokens + answer.completion_tokens + since, answer is answers[-1]
+            since += answer.completion_tokens
+        return since, not answers
+
     def last_question(self) -> ChatMessage | None:
         return next((turn.question for turn in self.turns()[::-1] if turn.question is not None), None)
 

@@ -50,6 +50,25 @@ def test_escape_stops_and_keeps_what_came() -> None:
     play(scene)
 
 
+def test_context_is_not_empty_while_an_answer_is_written_or_after_it_was_stopped() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        assert "ctx" in str(screen.meter.visual) and " 0/2k" in str(screen.meter.visual)
+        await ask(screen, pilot, "Hello")
+        daemon.say("Good morning.")
+        daemon.end(tokens=5, prompt_tokens=95)
+        await wait_until(pilot, lambda: " 100/2k" in str(screen.meter.visual))
+        await ask(screen, pilot, "Count")
+        daemon.say("one")
+        daemon.say(" two")
+        await wait_until(pilot, lambda: "two" in shown(screen))
+        await wait_until(pilot, lambda: " ~10" in str(screen.meter.visual))
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: not screen.busy)
+        await wait_until(pilot, lambda: " ~102/2k" in str(screen.meter.visual))
+
+    play(scene)
+
+
 def test_retry_keeps_variants_and_walks_them() -> None:
     async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
         await ask(screen, pilot, "Pick")

@@ -115,10 +115,8 @@ class ChatBase(Screen[None]):
         if not self._is_open:
             return
         worker = self.fcd.link.worker_for(self.chat.model)
-        answers = [turn.answer for turn in self.chat.turns() if turn.answer is not None]
-        last = answers[-1] if answers else None
-        used = last.prompt_tokens + last.completion_tokens if last and last.counted else 0
-        self.meter.show_context(used, worker.context_length if worker else 0)
+        used, counted = self.chat.context()
+        self.meter.show_context(used, worker.context_length if worker else 0, counted=counted)
 
     def _draw_follow(self) -> None:
         hint, glyphs, transcript = self.query_one("#follow", Static), self.fcd.glyphs, self.transcript

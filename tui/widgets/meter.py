@@ -22,11 +22,13 @@ class Meter(AppStatic):
         super().__init__(id="meter")
         self._used = 0
         self._limit = 0
+        self._about = ""
         self._params: Mapping[str, Any] = {}
         self._note = ""
 
-    def show_context(self, used: int, limit: int) -> None:
-        self._used, self._limit = used, limit
+    def show_context(self, used: int, limit: int, *, counted: bool = True) -> None:
+        """How many tokens of context are used; not counted, it is about so many."""
+        self._used, self._limit, self._about = used, limit, "" if counted else "~"
         self.draw()
 
     def show_params(self, params: Mapping[str, Any]) -> None:
@@ -51,7 +53,9 @@ class Meter(AppStatic):
             parts += [
                 Content.styled("ctx ", "$foreground 60%"),
                 Content.styled(bar(fraction, _WIDTH, glyphs), colour),
-                Content.styled(f" {formats.count(self._used)}/{formats.context(self._limit)}", "$foreground 60%"),
+                Content.styled(
+                    f" {self._about}{formats.count(self._used)}/{formats.context(self._limit)}", "$foreground 60%"
+                ),
             ]
         room = self.size.width - sum(part.cell_length for part in parts) - len(self._note) - 3
         shown = ""
