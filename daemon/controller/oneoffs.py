@@ -66,6 +66,19 @@ class OneOffs:
             return True
         return spec.name in self._worked and "failed" not in states
 
+    def makes_way(self, name: str) -> bool:
+        """Whether a one-off whose loads all failed was forgotten, so that what it was called is free."""
+        model = self._supervisor.state.models.get(name)
+        if self._is_listed(name) or name not in self._supervisor.specs or model is None:
+            return False
+        local = self._local(model)
+        if not local or model.waiting or model.wanted or any(worker.state != "failed" for worker in local):
+            return False
+        for worker in local:
+            self._supervisor.submit(e.StopRequested(worker.name))
+        self.leaves(name)
+        return name not in self._supervisor.specs
+
     def tidy(self) -> None:
         """Forget those that have been of no use for too long."""
         state, now = self._supervisor.state, self._supervisor.now()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,8 @@ class Specs:
 
     def __init__(self, supervisor: Supervisor, catalog: Models, settings: Settings) -> None:
         self.aliases: dict[str, str] = {}
+        self.makes_way: Callable[[str], bool] = lambda name: False
+        """Forgets a model that only failed, for one that wants what it was called; False where it stays."""
         self._supervisor = supervisor
         self._catalog = catalog
         self._settings = settings
@@ -103,7 +106,7 @@ class Specs:
 
     def _check_free(self, spec: LaunchSpec) -> None:
         for name in spec.all_names:
-            if self._is_taken_for(spec, name):
+            if self._is_taken_for(spec, name) and not self._is_given_up(name):
                 raise ApiError(
                     409, f"The name '{name}' is taken by another model.", code="name_taken", param="model_names"
                 )
@@ -111,13 +114,18 @@ class Specs:
     def _check_adapters(self, spec: LaunchSpec) -> None:
         """Raises ApiError 409: an adapter has the name of something else that is known here."""
         for name in spec.options.lora_modules:
-            if name in self._supervisor.specs or name in self._supervisor.state.models or name in self.aliases:
+            known = name in self._supervisor.specs or name in self._supervisor.state.models or name in self.aliases
+            if known and not self._is_given_up(name):
                 raise ApiError(
                     409,
                     f"The adapter's name '{name}' is taken. Give it another, or unload what has it: fcd unload {name}",
                     code="name_taken",
                     param="lora_modules",
                 )
+
+    def _is_given_up(self, name: str) -> bool:
+        """A load that failed, for a mistyped folder say, must not keep its names from the next try."""
+        return self.makes_way(self.aliases.get(name, name))
 
     def is_reserved(self, name: str) -> bool:
         return name in self._supervisor.specs or name in self.aliases or self._catalog.is_reserved(name)

@@ -186,6 +186,24 @@ def test_a_load_that_nobody_can_follow_is_refused_in_words(tmp_path: Path, monke
     asyncio.run(main())
 
 
+def test_a_load_that_failed_keeps_no_name_from_the_next_try(tmp_path: Path) -> None:
+    async def main() -> None:
+        spawn = FakeSpawn(FAKE_MODE="error")
+        async with running(tmp_path, spawn=spawn) as daemon, client_of(daemon) as client:
+            names, missing = ["first"], str(tmp_path / "missing")
+            failed = await load(client, "guide", model_names=names, lora_modules={"pirate": missing})
+            assert failed[-1].type == "error"
+            spawn.environment["FAKE_MODE"] = ""
+            events = await load(client, "guide", model_names=names, lora_modules={"pirate": str(tmp_path)})
+            assert events[-1].type == "ready", events[-1]
+            assert [worker.state for worker in await client.workers()] == ["ready"]
+            for taken in ({"model_names": ["other"], "lora_modules": {"pirate": missing}}, {"model_names": names}):
+                with pytest.raises(ApiError, match="taken"):
+                    await load(client, "guide-mini", **taken)
+
+    asyncio.run(main())
+
+
 def test_workers_are_started_listed_restarted_and_stopped(tmp_path: Path) -> None:
     async def main() -> None:
         async with running(tmp_path) as daemon, client_of(daemon) as client:
