@@ -154,6 +154,8 @@ def _from_python(name: str, python: Path, env: dict[str, str]) -> EngineInfo:
 def _installed(name: str, folder: Path, env: dict[str, str], probe: Callable[[], list[Gpu]]) -> EngineInfo:
     marker = read_marker(folder)
     if marker is None:
+        if not probe():
+            return EngineInfo(name, env=env, reason=f"It is not installed. {no_gpu_reason()}")
         begun = " An earlier install did not end" if folder.exists() else ""
         does = "finishes it" if begun else "installs it"
         reason = f"It is not installed.{begun + ':' if begun else ''} `fcd engine install {name}` {does}."

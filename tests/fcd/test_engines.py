@@ -45,9 +45,16 @@ def make_environment(folder: Path, *, marker: bool = True) -> None:
 
 
 def test_nothing_is_there_at_first(paths: Paths) -> None:
-    found = find_engine("vllm", Settings(), paths=paths)
+    found = find_engine("vllm", Settings(), paths=paths, probe=lambda: [CARD])
     assert (found.source, found.runnable) == ("", False)
     assert "fcd engine install vllm" in found.reason
+
+
+def test_nobody_is_told_to_install_what_an_install_would_refuse(paths: Paths) -> None:
+    found = find_engine("vllm", Settings(), paths=paths, probe=list)
+    assert (found.source, found.runnable) == ("", False)
+    assert "NVIDIA" in found.reason
+    assert "fcd engine install" not in found.reason
 
 
 def test_an_environment_without_its_marker_is_not_installed(paths: Paths) -> None:
