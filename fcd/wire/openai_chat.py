@@ -196,8 +196,11 @@ def _check_limits(request: ChatRequest) -> None:
 
 def _check_forms(request: ChatRequest) -> None:
     """Tools and the answer's form, and what does not go together with them."""
-    if (request.tool_use is not None or request.json_form is not None) and request.min_tokens:
-        raise invalid("min_tokens", "'min_tokens' cannot be kept where tools or 'response_format' say what may follow.")
+    if request.tool_use is None and request.json_form is None:
+        return
+    for name, given in (("min_tokens", request.min_tokens), ("ignore_eos", request.ignore_eos)):
+        if given:
+            raise invalid(name, f"'{name}' cannot be kept where tools or 'response_format' say what may follow.")
 
 
 def check_messages(messages: list[Message]) -> None:

@@ -156,6 +156,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ),
     ({"parallel_tool_calls": True}, "parallel_tool_calls"),
     ({"tools": [TOOL], "min_tokens": 3}, "min_tokens"),
+    ({"tools": [TOOL], "ignore_eos": True}, "ignore_eos"),
+    ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
     ({"response_format": {"type": "something"}}, "response_format.type"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
     ({"response_format": {"type": "json_object", "json_schema": {"name": "a"}}}, "response_format.json_schema"),
