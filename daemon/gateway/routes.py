@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
@@ -15,10 +16,11 @@ from daemon.gateway.client_stream import ClientStream
 from daemon.gateway.models import find_model, model_card, model_list, only_ready_model
 from daemon.gateway.relay import Order
 from daemon.gateway.relays import Relays
+from daemon.gateway.responses.route import PATH as RESPONSES
 from daemon.gateway.responses.route import respond
 from daemon.gateway.routing import RoutedCall, check_model_name, read_call
 from daemon.http import json_response
-from fcd.errors import invalid
+from fcd.errors import ApiError, invalid
 from fcd.wire.admin import ModelInfo
 
 RELAYED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
@@ -28,6 +30,8 @@ _BIG_BODY = 256 * 1024
 """Bodies from this size on are read in a thread, so that they hold up nobody else."""
 
 AnyRequest = Request[Any, Any]
+Handler = Callable[[str, AnyRequest], Awaitable["HTTPResponse | None"]]
+"""Answers a request for the path."""
 
 
 class SpecialModels(Protocol):
@@ -49,21 +53,33 @@ class SpecialModels(Protocol):
 def gateway_routes(context: DaemonContext, relays: Relays, special: SpecialModels | None = None) -> Blueprint:
     routes = Blueprint("gateway")
 
-    async def relay(request: AnyRequest) -> HTTPResponse | None:
+    async def relay(path: str, request: AnyRequest) -> HTTPResponse | None:
         call = await _read(request, needs_model=True)
-        if special is not None and special.takes(request.path, call.model):
+        if special is not None and special.takes(path, call.model):
             if call.model != "best":
                 return await special.answer(request)
             call, request.body = await special.best(call, request.body)
-        return await _relay(request, call)
+        return await _relay(path, request, call)
 
-    async def tokenize(request: AnyRequest) -> HTTPResponse | None:
+    async def tokenize(path: str, request: AnyRequest) -> HTTPResponse | None:
         call = await _read(request, needs_model=False)
-        return await _relay(request, RoutedCall(call.model or only_ready_model(context)))
+        return await _relay(path, request, RoutedCall(call.model or only_ready_model(context)))
 
-    async def _relay(request: AnyRequest, call: RoutedCall) -> HTTPResponse | None:
-        order = Order(call.model, "POST", request.path, request.body, call.stream, call.keep_alive)
+    async def _relay(path: str, request: AnyRequest, call: RoutedCall) -> HTTPResponse | None:
+        order = Order(call.model, "POST", path, request.body, call.stream, call.keep_alive)
         return await relays.send(ClientStream(request), order)
+
+    def add(path: str, handler: Handler, method: str = "POST") -> None:
+        """Enter a route by its own path, however a client spells it. What it refuses before a relay is counted here."""
+
+        async def handle(request: AnyRequest) -> HTTPResponse | None:
+            try:
+                return await handler(path, request)
+            except ApiError as error:
+                context.metrics.count(path, error.status)
+                raise
+
+        routes.add_route(handle, path, methods=[method], name=_route_name(path))
 
     async def choose(path: str, call: RoutedCall, body: bytes) -> tuple[RoutedCall, bytes]:
         if special is None or not special.takes(path, call.model):
@@ -72,21 +88,22 @@ def gateway_routes(context: DaemonContext, relays: Relays, special: SpecialModel
             raise invalid("model", f"'{call.model}' answers {path} only.")
         return await special.best(call, body)
 
-    @routes.post("/v1/responses")
-    async def responses(request: AnyRequest) -> HTTPResponse | None:
+    async def responses(path: str, request: AnyRequest) -> HTTPResponse | None:
         return await respond(ClientStream(request), request.body, choose, relays.send)
 
     for path in RELAYED:
-        routes.add_route(relay, path, methods=["POST"], name=_route_name(path))
+        add(path, relay)
     for path in TOKENIZER:
-        routes.add_route(tokenize, path, methods=["POST"], name=_route_name(path))
+        add(path, tokenize)
 
-    @routes.get("/tokenizer_info")
-    async def tokenizer_info(request: AnyRequest) -> HTTPResponse | None:
+    async def tokenizer_info(path: str, request: AnyRequest) -> HTTPResponse | None:
         named = request.args.get("model")
         model = check_model_name(named) if named is not None else only_ready_model(context)
-        order = Order(model, "GET", f"/tokenizer_info?model={quote(model, safe='')}")
+        order = Order(model, "GET", f"{path}?model={quote(model, safe='')}")
         return await relays.send(ClientStream(request), order)
+
+    add(RESPONSES, responses)
+    add("/tokenizer_info", tokenizer_info, "GET")
 
     @routes.get("/v1/models")
     async def list_models(request: AnyRequest) -> HTTPResponse:

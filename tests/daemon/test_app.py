@@ -271,6 +271,9 @@ def test_status_logs_and_metrics_tell_the_truth() -> None:
         async with worker(answer(b"{}")) as first, daemon(first.target) as fcd:
             await fcd.http.post(CHAT, json=asks())
             await fcd.http.post(CHAT, json=asks(model="nope"))
+            await fcd.http.post(f"{CHAT}/", json=asks())
+            for path, body in ((CHAT, {"model": 5}), ("/v1/responses", {"n": 2}), ("/tokenize", [])):
+                assert (await fcd.http.post(path, json=body)).status_code == 400
             status = (await fcd.http.get("/api/status", headers=fcd.admin)).json()
             assert status["url"] == fcd.url
             assert status["ready"] is True
@@ -286,10 +289,13 @@ def test_status_logs_and_metrics_tell_the_truth() -> None:
                 assert got.status_code == 400, bad
                 assert error_of(got)["param"] == "lines"
             text = (await fcd.http.get("/metrics")).text
-            assert f'fcd_requests_total{{route="{CHAT}",status="200"}} 1' in text
+            assert f'fcd_requests_total{{route="{CHAT}",status="200"}} 2' in text
+            for path in (CHAT, "/v1/responses", "/tokenize"):
+                assert f'fcd_requests_total{{route="{path}",status="400"}} 1' in text
+            assert f"{CHAT}/" not in text
             assert f'fcd_requests_total{{route="{CHAT}",status="404"}} 1' in text
             assert 'vllm:num_requests_running{model_name="m",worker="w1"} 2' in text
-            assert "fcd_first_byte_seconds_count 1" in text
+            assert "fcd_first_byte_seconds_count 2" in text
 
     run(main())
 
