@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from daemon.worker.reasoning import detect_reasoning
+from daemon.worker.reasoning import detect_reasoning, mentions
 from daemon.worker.tools.families import detect_family
 from daemon.worker.tools.prompting import in_plain_words
 from fcd.errors import ApiError, UsageError, invalid
@@ -70,13 +70,27 @@ class Prompter:
         """The prompt's text. A template that knows no tools gets them, their calls and results as plain text.
 
         Raises:
-            ApiError: 400 naming the message that the template has no place for.
+            ApiError: 400 naming the message, or the parameter, that the template has no place for.
         """
+        self._check_kwargs(kwargs)
         if "tool_calls" not in self._source and any(m.role == "tool" or m.tool_calls for m in messages):
             messages = in_plain_words(messages, ())
         if tools and not self.family.native:
             return self._render_plainly(messages, kwargs, add_generation_prompt, tools)
         return self._render(messages, kwargs, add_generation_prompt, tools)
+
+    def _check_kwargs(self, kwargs: dict[str, Any] | None) -> None:
+        """A template passes over what it does not read. What is false or null asks for nothing that could be missed."""
+        if self.template is not None:
+            return
+        for name, value in (kwargs or {}).items():
+            if value not in (None, False) and not mentions(self._source, name):
+                raise ApiError(
+                    400,
+                    f"'chat_template_kwargs.{name}': this model's chat template reads no such parameter.",
+                    code="unsupported_parameter",
+                    param=f"chat_template_kwargs.{name}",
+                )
 
     def _render_plainly(
         self,

@@ -44,15 +44,16 @@ class Reasoner:
 
 def detect_reasoning(template: str, tokens: Collection[str]) -> Reasoner:
     """How a model thinks, from the source of its chat template and its added tokens."""
-    switches = frozenset(name for name in ("enable_thinking", "reasoning_effort") if _mentions(template, name))
+    switches = frozenset(name for name in ("enable_thinking", "reasoning_effort") if mentions(template, name))
     for tags in _KNOWN:
         if tags.close in template or (tags.open in tokens and tags.close in tokens):
             return Reasoner(tags, switches)
     return Reasoner(None, switches)
 
 
-def _mentions(template: str, name: str) -> bool:
-    return re.search(rf"\b{name}\b", template) is not None
+def mentions(template: str, name: str) -> bool:
+    """Whether a template's source has a variable of this name, as far as its text says."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", template) is not None
 
 
 Piece = tuple[Literal["reasoning", "content"], str]

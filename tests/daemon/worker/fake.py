@@ -34,7 +34,7 @@ class FakeTokenizer:
     bos_token_id = BOS
     bos_token = "^"
     eos_token = "$"
-    chat_template = "{{ messages }}"
+    chat_template = "{% if fail %}{% endif %}{{ messages }}"
 
     def encode(self, text: str, *, add_special_tokens: bool = True, verbose: bool = True) -> list[int]:
         ids = [BOS if char == "^" else ord(char) for char in text]

@@ -157,6 +157,7 @@ def test_max_tokens_defaults_to_the_rest_of_the_context() -> None:
         ({"logit_bias": {"2000000000": 1}}, "logit_bias", "invalid_request"),
         ({"stop_token_ids": [2000000000]}, "stop_token_ids", "invalid_request"),
         ({"chat_template_kwargs": {"fail": True}}, "messages", "invalid_request"),
+        ({"chat_template_kwargs": {"colour": 1}}, "chat_template_kwargs.colour", "unsupported_parameter"),
         ({"model": "other"}, "model", "model_not_found"),
         ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
         ({"tools": [{"type": "function"}]}, "tools[0].function", "missing_required_parameter"),
