@@ -60,6 +60,8 @@ class Models:
         reference = resolve(name, self._settings, allow_paths=owner, revision=given.revision)
         if reference.kind == "repo" and not (owner or reference.configured):
             raise model_not_found(name, near_names(name, self._settings))
+        if given.revision and not reference.repo:
+            raise invalid("revision", f"'revision' chooses among a hub repo's; {reference.name} comes from no repo.")
         options = merge(reference.options, given)
         shown = reference.name
         if options.quantization and options.quantization != reference.options.quantization:

@@ -204,6 +204,18 @@ def test_a_load_that_failed_keeps_no_name_from_the_next_try(tmp_path: Path) -> N
     asyncio.run(main())
 
 
+def test_a_revision_of_what_has_none_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon, client_of(daemon) as client:
+            for model in ("guide", str(folder(tmp_path / "mine"))):
+                with pytest.raises(ApiError, match="repo") as refused:
+                    await load(client, model, revision="abc")
+                assert refused.value.param == "revision"
+            assert daemon.spawn.pids == []
+
+    asyncio.run(main())
+
+
 def test_workers_are_started_listed_restarted_and_stopped(tmp_path: Path) -> None:
     async def main() -> None:
         async with running(tmp_path) as daemon, client_of(daemon) as client:
