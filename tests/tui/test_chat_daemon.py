@@ -103,6 +103,22 @@ def test_failed_load_is_told_once_and_in_place() -> None:
     asyncio.run(main())
 
 
+def test_a_model_that_is_stopped_stays_so_until_it_is_asked_or_chosen() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await wait_until(pilot, lambda: app.link.worker_for("guide") is not None)
+        daemon.known = []
+        await app.link.refresh()
+        app.link_changed.publish(None)
+        await pilot.pause()
+        assert app.link.worker_for("guide") is None
+        await wait_until(pilot, lambda: not screen._loading)
+        assert ("load", "guide") not in daemon.calls
+        await ask(screen, pilot, "/model guide")
+        await wait_until(pilot, lambda: ("load", "guide") in daemon.calls)
+
+    play(scene)
+
+
 def test_an_answer_goes_on_when_the_interface_is_closed_and_is_shown_by_the_next() -> None:
     async def main() -> None:
         daemon = FakeDaemon()

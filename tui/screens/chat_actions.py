@@ -133,6 +133,7 @@ class ChatActions(_Base):
         """Go on with another model; it is loaded at once."""
         me = self._me
         me.fcd.failed_loads.discard(name)
+        me._warmed = ""
         me.run_worker(me.change(model=name), group="change")
         me.set_focus(me.prompt)
 

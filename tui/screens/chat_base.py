@@ -42,6 +42,8 @@ class ChatBase(Screen[None]):
         self._asking = asyncio.Lock()
         """Questions reach the daemon one after the other: a queued one needs the conversation of the one before it."""
         self._loading = ""
+        self._warmed = ""
+        """The model that was loaded for this conversation: what is stopped after that stays so until it is asked."""
         self.queue_shelf: Shelf | None = None
         """The list of what waits, while it is open."""
         self._onboarded = False

@@ -35,6 +35,7 @@ class ChatFollowing(ChatLoading):
         self.workers.cancel_group(self, "follow")
         self.workers.cancel_group(self, "reload")
         self.chat = conversation
+        self._warmed = ""
         self._unsent, self._sending = None, False
         self.leave_editing()
         self.attachments = []
@@ -127,7 +128,12 @@ class ChatFollowing(ChatLoading):
         self.query_one(Header).middle(f"{self.chat.model}{state}   {where}".rstrip())
         self._show_context()
         self._draw_note()
-        if self.fcd.link.state == "up" and worker is None and not self._loading and not self.busy:
+        if self.fcd.link.state != "up":
+            self._warmed = ""
+        elif worker is not None:
+            self._warmed = self.chat.model
+        elif self._warmed != self.chat.model and not self._loading and not self.busy:
+            self._warmed = self.chat.model
             self.preload()
         if self.fcd.link.state == "up" and not self._onboarded and not self.chat.turns():
             self.onboard()
