@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from textual.pilot import Pilot
+from textual.widgets import Static
 
 from fcd.wire.admin import DaemonEvent, LoadEvent, WorkerInfo
 from tests.tui.fake import PROGRESS, FakeDaemon, make_app, wait_until
@@ -50,6 +51,25 @@ def test_one_confirmation_that_names_the_worker() -> None:
             await pilot.press("y")
             await wait_until(pilot, lambda call=call: daemon.calls and daemon.calls[-1][0] == call)
         assert daemon.calls == [("stop", "gpu-box"), ("restart", "gpu-box"), ("unload", "vicuna-7b")]
+
+    play("f5", scene)
+
+
+def test_no_worker_s_log_stands_below_another_s_name() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, pilot: Pilot[None]) -> None:
+        screen = workers_screen(app)
+        names = [worker.name for worker in screen._workers()]
+        for name in names:
+            daemon.logs[name] = [f"I am {name}."]
+
+        def tail() -> str:
+            return str(screen.query_one("#tail", Static).visual).strip()
+
+        await wait_until(pilot, lambda: tail() == f"I am {names[0]}.")
+        screen.table.move_cursor(row=1)
+        await wait_until(pilot, lambda: names[1] in str(screen.query_one("#facts", Static).visual))
+        assert tail() in ("", f"I am {names[1]}.")
+        await wait_until(pilot, lambda: tail() == f"I am {names[1]}.")
 
     play("f5", scene)
 

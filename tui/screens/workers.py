@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
@@ -54,6 +55,8 @@ class WorkersScreen(WorkerActions, Screen[None]):
         self._eta = Eta()
         self._drawn_devices = -1
         self._log: list[str] = []
+        self._log_of = ""
+        """Whose log that is: the cursor may be on another worker since."""
 
     @property
     def fcd(self) -> FcdApp:
@@ -199,7 +202,8 @@ class WorkersScreen(WorkerActions, Screen[None]):
             parts += self._mending()
         box.update(Content.assemble(*parts))
         tail = self.query_one("#tail", Static)
-        tail.update(Content("\n".join(f" {line}" for line in self._log[-max(1, tail.size.height) :])))
+        log = self._log if self._log_of == worker.name else []
+        tail.update(Content("\n".join(f" {line}" for line in log[-max(1, tail.size.height) :])))
 
     def _mending(self) -> list[tuple[str, str]]:
         """The keys that help with a worker that failed."""
@@ -226,11 +230,33 @@ class WorkersScreen(WorkerActions, Screen[None]):
             await self.fcd.link.refresh()
             self._downloads = await self.fcd.link.connected().downloads()
             self.draw_loads()
-            worker = self.chosen()
-            self._log = await self.fcd.link.connected().worker_log(worker.name, 30) if worker else []
         except FcdError:
             self._log = []
-        self._draw_facts()
+        await self._read_log()
+
+    @on(DataTable.RowHighlighted)
+    @work(exclusive=True, group="log")
+    async def _look_at_log(self) -> None:
+        """The cursor is on another worker."""
+        worker = self.chosen()
+        if worker is not None and worker.name != self._log_of:
+            await self._read_log()
+
+    async def _read_log(self) -> None:
+        worker = self.chosen()
+        lines: list[str] = []
+        with contextlib.suppress(FcdError):
+            lines = await self.fcd.link.connected().worker_log(worker.name, 30) if worker else []
+        if self._is_chosen(worker):
+            self._log, self._log_of = lines, worker.name if worker else ""
+            self._draw_facts()
+
+    def _is_chosen(self, worker: WorkerInfo | None) -> bool:
+        """Whether the cursor is where it was when the daemon was asked; the screen may be closed since."""
+        if not self.is_mounted:
+            return False
+        now = self.chosen()
+        return (now.name if now else "") == (worker.name if worker else "")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Destructive actions are not there when the interface is only to read."""

@@ -126,8 +126,9 @@ class DownloadDialog(ModalScreen[None]):
         if known is not None and known.state == "downloading":
             await self._ask(lambda client: client.pause_download(repo))
         else:
-            await self._ask(lambda client: client.download(DownloadRequest(repo)))
-            self.query_one(Input).value = ""
+            begun = await self._ask(lambda client: client.download(DownloadRequest(repo)))
+            if begun is not None:  # what was refused stays there to be mended
+                self.query_one(Input).value = ""
         await self.read()
 
     async def action_cancel_download(self) -> None:
