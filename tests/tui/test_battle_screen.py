@@ -3,12 +3,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from textual import events
 from textual.pilot import Pilot
 
 from fcd.errors import ApiError
 from tests.tui.fake import FakeDaemon, make_app, wait_until
 from tui.app import FcdApp
 from tui.screens.battle import BattleScreen
+from tui.widgets.chrome import KeyBar
+from tui.widgets.pool_picker import PoolPicker
 
 Scene = Callable[[FakeDaemon, FcdApp, BattleScreen, "Pilot[None]"], Awaitable[None]]
 
@@ -188,6 +191,37 @@ def test_side_by_side_by_name_through_the_picker() -> None:
         assert daemon.arena.created[0].mode == "named"
         assert len(daemon.arena.created[0].models) == 2
         await wait_until(pilot, lambda: daemon.arena.created[0].models[0] in everything(app))
+
+    play(scene)
+
+
+def test_marks_go_to_the_rows_that_keys_in_one_burst_lead_to() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: BattleScreen, pilot: Pilot[None]) -> None:
+        await pilot.press("ctrl+l")
+        await wait_until(pilot, lambda: isinstance(app.screen, PoolPicker))
+        for key in ("space", "down", "space", "n"):
+            app.post_message(events.Key(key, " " if key == "space" else key if key == "n" else None))
+        await wait_until(pilot, lambda: app.screen is screen)
+        assert screen.mode == "named"
+        assert len(set(screen.models)) == 2
+
+    play(scene)
+
+
+def test_the_keys_of_votes_go_when_no_vote_is_left() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: BattleScreen, pilot: Pilot[None]) -> None:
+        await ask(daemon, screen, pilot)
+        daemon.arena.write("a", "x")
+        daemon.arena.write("b", "y")
+        daemon.arena.done()
+        keys = screen.query_one(KeyBar)
+        await wait_until(pilot, lambda: screen.focused is screen.bar and "both bad" in str(keys.visual))
+        await pilot.press("left")
+        await wait_until(pilot, lambda: screen.battle.phase in ("voted", "final"))
+        await wait_until(pilot, lambda: "both bad" not in str(keys.visual) and "new round" in str(keys.visual))
+        if screen.battle.phase == "voted":
+            await pilot.press("z")
+            await wait_until(pilot, lambda: "both bad" in str(keys.visual))
 
     play(scene)
 

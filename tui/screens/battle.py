@@ -329,6 +329,7 @@ class BattleScreen(BattleActions, Screen[None]):
             for body in bodies:
                 body.make_room()
         self.bar.show(battle, self.undo_s + 0.9)
+        self._draw_keys()
         self.query_one(Header).middle(self._summary())
 
     def _state(self, side: Literal["a", "b"]) -> str:
@@ -356,11 +357,16 @@ class BattleScreen(BattleActions, Screen[None]):
         self.scroll_both(event.pages)
 
     def on_descendant_focus(self) -> None:
+        self._draw_keys()
+
+    def _draw_keys(self) -> None:
         bar = self.query_one(KeyBar)
-        if self.focused is self.bar:
-            bar.place("votes", "battle")
-        else:
+        if self.focused is not self.bar:
             bar.place("prompt", "battle")
+        elif self.battle.phase in ("voted", "final"):
+            bar.place("battle")  # no vote is left to give; the vote bar tells how this one is taken back
+        else:
+            bar.place("votes", "battle")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         known = BY_ID.get(action)

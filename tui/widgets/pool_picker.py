@@ -26,8 +26,13 @@ class PoolPicker(ModalScreen[Choice | None]):
 
     BINDINGS = [
         Binding("escape", "dismiss(None)", "close"),
+        # All of them at once, as they come: a mark goes to the row that the arrow before it leads to.
         Binding("space", "mark", "mark", priority=True),
-        Binding("n", "named", "by name"),
+        Binding("down", "move(1)", priority=True),
+        Binding("up", "move(-1)", priority=True),
+        Binding("pagedown", "move(8)", priority=True),
+        Binding("pageup", "move(-8)", priority=True),
+        Binding("n", "named", "by name", priority=True),
     ]
 
     def __init__(self, models: Sequence[ModelInfo], chosen: Sequence[str], glyphs: Glyphs) -> None:
@@ -70,6 +75,12 @@ class PoolPicker(ModalScreen[Choice | None]):
         else:
             self._chosen.append(name)
         self._draw(options.highlighted)
+
+    def action_move(self, step: int) -> None:
+        options = self.query_one(OptionList)
+        if options.option_count:
+            at = (options.highlighted or 0) + step
+            options.highlighted = min(max(at, 0), options.option_count - 1)
 
     @on(OptionList.OptionSelected)
     def _blind(self) -> None:
