@@ -6,6 +6,7 @@ import asyncio
 import difflib
 import logging
 import re
+import socket
 import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,12 +14,12 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 import msgspec
 
+from daemon.context import DaemonContext
 from daemon.controller.models import check_names
 from daemon.controller.registry import Record, Registry, images_of, target_of
 from daemon.dispatch import Target
 from daemon.store import neighbours
 from daemon.store.neighbours import Attachment
-from daemon.store.store import Store
 from daemon.supervisor.probe import authorization, base_url
 from daemon.supervisor.supervisor import Supervisor
 from fcd.errors import ApiError, api_error_from_body, invalid
@@ -34,6 +35,7 @@ _PROPS_S = 5.0
 _MOST_LIST_BYTES = 4 * 1024 * 1024
 _MOST_NAMES = 256
 _MOST_ATTACHED = 256
+_PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,63}", re.ASCII)
 
 
@@ -49,8 +51,9 @@ class _Model(msgspec.Struct, frozen=True):
 class Attachments:
     """Attaches, detaches, and remembers over restarts. Redirects are never followed: the owner named this address."""
 
-    def __init__(self, store: Store, supervisor: Supervisor, registry: Registry, is_reserved: Any) -> None:
-        self._store = store
+    def __init__(self, context: DaemonContext, supervisor: Supervisor, registry: Registry, is_reserved: Any) -> None:
+        self._context = context
+        self._store = context.store
         self._supervisor = supervisor
         self._registry = registry
         self._is_reserved = is_reserved
@@ -78,6 +81,13 @@ class Attachments:
                 target = target_of(name, url, api_key=request.api_key)
             except ValueError as error:
                 raise invalid("url", str(error)) from None
+            if await asyncio.to_thread(_leads_to, url, self._context.url):
+                raise ApiError(
+                    409,
+                    f"{url} is this daemon itself. `fcd alias NAME MODEL` gives a model another name.",
+                    code="loop",
+                    param="url",
+                )
             listed = await list_models(target)
             names = _chosen(request.models, listed.names)
             check_names(list(names), most=_MOST_NAMES)
@@ -138,6 +148,33 @@ def _base(url: str) -> str:
     if urlsplit(base).scheme not in ("http", "https"):
         raise invalid("url", f"'{url[:80]}' is not a URL: it begins with http:// or https://.")
     return base
+
+
+def _leads_to(url: str, own: str) -> bool:
+    """Whether a URL is the daemon's own: requests would go round for ever. Asks the resolver, so it blocks."""
+    there, here = urlsplit(url), urlsplit(own)
+    if (there.port or _PORTS[there.scheme]) != here.port:
+        return False
+    if here.hostname in ("0.0.0.0", "::"):
+        return any(_is_of_this_machine(address) for address in _addresses(there.hostname))
+    return bool(_addresses(there.hostname) & _addresses(here.hostname))
+
+
+def _addresses(host: str | None) -> set[str]:
+    try:
+        return {str(found[4][0]) for found in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):
+        return set()
+
+
+def _is_of_this_machine(address: str) -> bool:
+    """Only an address of this machine can be listened on."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as trial:
+            trial.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 def _record(attachment: Attachment) -> Record:

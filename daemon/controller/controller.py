@@ -109,7 +109,7 @@ class Controller:
             canonical=lambda name: self.specs.aliases.get(name, name),
             configured=lambda: configured_names(self._context.settings),
         )
-        self.attachments = Attachments(context.store, self.supervisor, self.registry, self.specs.is_reserved)
+        self.attachments = Attachments(context, self.supervisor, self.registry, self.specs.is_reserved)
         self.downloads = Downloads(self._downloaded)
         self._background: list[asyncio.Task[None]] = []
         self._started = False

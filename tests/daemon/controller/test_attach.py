@@ -12,6 +12,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
+from daemon.controller.attach import _leads_to
 from tests.daemon.controller.harness import Daemon, body, running, until
 from tests.daemon.harness import Received, whole
 
@@ -139,6 +140,31 @@ def test_what_cannot_be_used_is_refused_with_the_next_step(tmp_path: Path) -> No
             assert anonymous.status_code == 401
 
     asyncio.run(main())
+
+
+def test_a_daemon_is_not_attached_to_itself(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon:
+            for url in (daemon.url, daemon.url.replace("127.0.0.1", "localhost"), f"{daemon.url}/v1"):
+                answer = await attach(daemon, url, name="me", models={"mine": "guide"})
+                assert (answer.status_code, answer.json()["error"]["code"]) == (409, "loop"), url
+                assert "fcd alias" in answer.json()["error"]["message"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("url", "own", "leads"),
+    [
+        ("http://127.0.0.1:8000", "http://0.0.0.0:8000", True),
+        ("http://127.0.0.1:8001", "http://0.0.0.0:8000", False),
+        ("http://192.0.2.1:8000", "http://0.0.0.0:8000", False),
+        ("http://192.0.2.1", "http://127.0.0.1:80", False),
+        ("http://127.0.0.1", "http://127.0.0.1:80", True),
+    ],
+)
+def test_which_urls_lead_back(url: str, own: str, leads: bool) -> None:
+    assert _leads_to(url, own) is leads
 
 
 def test_nobody_else_may_take_an_attached_servers_place(tmp_path: Path) -> None:
