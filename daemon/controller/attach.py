@@ -81,7 +81,7 @@ class Attachments:
                 target = target_of(name, url, api_key=request.api_key)
             except ValueError as error:
                 raise invalid("url", str(error)) from None
-            if await asyncio.to_thread(_leads_to, url, self._context.url):
+            if await asyncio.to_thread(_leads_to, url, self._context.settings.daemon.host, self._context.url):
                 raise ApiError(
                     409,
                     f"{url} is this daemon itself. `fcd alias NAME MODEL` gives a model another name.",
@@ -150,14 +150,17 @@ def _base(url: str) -> str:
     return base
 
 
-def _leads_to(url: str, own: str) -> bool:
-    """Whether a URL is the daemon's own: requests would go round for ever. Asks the resolver, so it blocks."""
-    there, here = urlsplit(url), urlsplit(own)
-    if (there.port or _PORTS[there.scheme]) != here.port:
+def _leads_to(url: str, host: str, own: str) -> bool:
+    """Whether a URL is the daemon's own, which listens on `host`: requests would go round for ever.
+
+    Asks the resolver, so it blocks.
+    """
+    there = urlsplit(url)
+    if (there.port or _PORTS[there.scheme]) != urlsplit(own).port:
         return False
-    if here.hostname in ("0.0.0.0", "::"):
+    if host in ("0.0.0.0", "::", ""):
         return any(_is_of_this_machine(address) for address in _addresses(there.hostname))
-    return bool(_addresses(there.hostname) & _addresses(here.hostname))
+    return bool(_addresses(there.hostname) & _addresses(host))
 
 
 def _addresses(host: str | None) -> set[str]:

@@ -154,17 +154,17 @@ def test_a_daemon_is_not_attached_to_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "own", "leads"),
+    ("url", "host", "port", "leads"),
     [
-        ("http://127.0.0.1:8000", "http://0.0.0.0:8000", True),
-        ("http://127.0.0.1:8001", "http://0.0.0.0:8000", False),
-        ("http://192.0.2.1:8000", "http://0.0.0.0:8000", False),
-        ("http://192.0.2.1", "http://127.0.0.1:80", False),
-        ("http://127.0.0.1", "http://127.0.0.1:80", True),
+        ("http://127.0.0.2:8000", "0.0.0.0", 8000, True),
+        ("http://127.0.0.1:8001", "0.0.0.0", 8000, False),
+        ("http://192.0.2.1:8000", "0.0.0.0", 8000, False),
+        ("http://127.0.0.2:8000", "127.0.0.1", 8000, False),
+        ("http://127.0.0.1", "127.0.0.1", 80, True),
     ],
 )
-def test_which_urls_lead_back(url: str, own: str, leads: bool) -> None:
-    assert _leads_to(url, own) is leads
+def test_which_urls_lead_back(url: str, host: str, port: int, leads: bool) -> None:
+    assert _leads_to(url, host, f"http://127.0.0.1:{port}") is leads
 
 
 def test_nobody_else_may_take_an_attached_servers_place(tmp_path: Path) -> None:
