@@ -193,7 +193,6 @@ class FcdApp(App[None]):
         if wanted in self.available_themes:
             self.theme = wanted
             return
-        self.theme = "dark"
         self.notify(_no_theme(name), severity="warning", markup=False)
 
     def _looks(self) -> tuple[dict[str, str], bool, bool]:

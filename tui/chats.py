@@ -143,7 +143,7 @@ class Conversation:
             if answer.counted:
                 return answer.prompt_tokens + answer.completion_tokens + since, answer is answers[-1]
             since += answer.completion_tokens
-        return since, not answers
+        return since, not since
 
     def last_question(self) -> ChatMessage | None:
         return next((turn.question for turn in self.turns()[::-1] if turn.question is not None), None)

@@ -69,6 +69,22 @@ def test_context_is_not_empty_while_an_answer_is_written_or_after_it_was_stopped
     play(scene)
 
 
+def test_what_cannot_be_done_is_told_and_changes_nothing() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        def said(words: str) -> bool:
+            return any(words in note.message for note in app._notifications)
+
+        await pilot.press("ctrl+r")
+        await wait_until(pilot, lambda: said("Nothing was asked here yet."))
+        await ask(screen, pilot, "/theme light")
+        await wait_until(pilot, lambda: app.theme == "light")
+        await ask(screen, pilot, "/theme nosuch")
+        await wait_until(pilot, lambda: said("There is no theme 'nosuch'"))
+        assert app.theme == "light"
+
+    play(scene)
+
+
 def test_retry_keeps_variants_and_walks_them() -> None:
     async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
         await ask(screen, pilot, "Pick")

@@ -73,6 +73,8 @@ class ChatActions(_Base):
         question = self._question_in_focus() or me.chat.last_question()
         if question is not None and question.id:
             await me.ask_again(question)
+        elif question is None:
+            me.notify("Nothing was asked here yet.", timeout=2, markup=False)
 
     def _question_in_focus(self) -> ChatMessage | None:
         message = self._focused()
