@@ -105,7 +105,7 @@ def test_failed_load_is_told_once_and_in_place() -> None:
 
 def test_a_model_that_is_stopped_stays_so_until_it_is_asked_or_chosen() -> None:
     async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
-        await wait_until(pilot, lambda: app.link.worker_for("guide") is not None)
+        await wait_until(pilot, lambda: screen._warmed == "guide")
         daemon.known = []
         await app.link.refresh()
         app.link_changed.publish(None)
