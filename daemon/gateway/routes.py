@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
@@ -69,17 +70,13 @@ def gateway_routes(context: DaemonContext, relays: Relays, special: SpecialModel
         order = Order(call.model, "POST", path, request.body, call.stream, call.keep_alive)
         return await relays.send(ClientStream(request), order)
 
-    def add(path: str, handler: Handler, method: str = "POST") -> None:
-        """Enter a route by its own path, however a client spells it. What it refuses before a relay is counted here."""
-
-        async def handle(request: AnyRequest) -> HTTPResponse | None:
-            try:
-                return await handler(path, request)
-            except ApiError as error:
-                context.metrics.count(path, error.status)
-                raise
-
-        routes.add_route(handle, path, methods=[method], name=_route_name(path))
+    async def counted(handler: Handler, path: str, request: AnyRequest) -> HTTPResponse | None:
+        """Answer for a route under its own path, however it was spelt. Counts what is refused before a relay would."""
+        try:
+            return await handler(path, request)
+        except ApiError as error:
+            context.metrics.count(path, error.status)
+            raise
 
     async def choose(path: str, call: RoutedCall, body: bytes) -> tuple[RoutedCall, bytes]:
         if special is None or not special.takes(path, call.model):
@@ -88,22 +85,27 @@ def gateway_routes(context: DaemonContext, relays: Relays, special: SpecialModel
             raise invalid("model", f"'{call.model}' answers {path} only.")
         return await special.best(call, body)
 
-    async def responses(path: str, request: AnyRequest) -> HTTPResponse | None:
+    async def respond_to(path: str, request: AnyRequest) -> HTTPResponse | None:
         return await respond(ClientStream(request), request.body, choose, relays.send)
 
     for path in RELAYED:
-        add(path, relay)
+        routes.add_route(partial(counted, relay, path), path, methods=["POST"], name=_route_name(path))
     for path in TOKENIZER:
-        add(path, tokenize)
+        routes.add_route(partial(counted, tokenize, path), path, methods=["POST"], name=_route_name(path))
 
-    async def tokenizer_info(path: str, request: AnyRequest) -> HTTPResponse | None:
+    @routes.post("/v1/responses")
+    async def responses(request: AnyRequest) -> HTTPResponse | None:
+        return await counted(respond_to, RESPONSES, request)
+
+    async def describe(path: str, request: AnyRequest) -> HTTPResponse | None:
         named = request.args.get("model")
         model = check_model_name(named) if named is not None else only_ready_model(context)
         order = Order(model, "GET", f"{path}?model={quote(model, safe='')}")
         return await relays.send(ClientStream(request), order)
 
-    add(RESPONSES, responses)
-    add("/tokenizer_info", tokenizer_info, "GET")
+    @routes.get("/tokenizer_info")
+    async def tokenizer_info(request: AnyRequest) -> HTTPResponse | None:
+        return await counted(describe, "/tokenizer_info", request)
 
     @routes.get("/v1/models")
     async def list_models(request: AnyRequest) -> HTTPResponse:
