@@ -320,5 +320,7 @@ def _is_kind(value: Any, kind: str) -> bool:
 
 def _name(value: Any) -> str:
     """A JSON value's kind, in words."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    names = {dict: "an object", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), f"{value}"[:40])

@@ -29,7 +29,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"properties": {"a": 3}}, "#/properties/a"),
     ({"items": "x"}, "#/items"),
     ({"required": "a"}, "'required' must be a list of names"),
-    ({"enum": []}, "'enum' must be"),
+    ({"enum": []}, "'enum' must be a list of 1 to 1000 values, not a list of 0"),
     ({"anyOf": []}, "'anyOf' must be"),
     ({"minLength": -1}, "'minLength' must be"),
     ({"minLength": 1.5}, "'minLength' must be"),
