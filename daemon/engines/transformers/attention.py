@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from daemon.engines.transformers.arena import ArenaStore
 from daemon.engines.transformers.flash_rows import FlashBatch, flash_attend
+from daemon.engines.transformers.kernels.attending import DecodeAttention
 from daemon.engines.transformers.kv_store import KvStore, LayerSpec
 
 NAME = "fcd"
@@ -47,10 +48,18 @@ class DecodeGroup:
     high: int = 0
     longest: int = 0
     indices: dict[torch.device, _Indices] = field(default_factory=dict)
+    _places: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         self.low, self.high = self.slots[0], self.slots[-1] + 1
         self.longest = max(self.positions) + 1
+
+    @property
+    def places(self) -> torch.Tensor:
+        """`[2, rows]` on the CPU: slots and positions."""
+        if self._places is None:
+            self._places = torch.tensor([self.slots, self.positions])
+        return self._places
 
     def on(self, device: torch.device) -> _Indices:
         """The slots and positions as tensors on a layer's device."""
@@ -85,6 +94,8 @@ class Step:
     """Filled for each layer when given: how the loader learns what the store must hold, and how it is read."""
     flash: tuple[ArenaStore, FlashBatch] | None = None
     """Rows read where they lie, in one call; `groups`, `chunks` and `store` are then not used."""
+    kernel: DecodeAttention | None = None
+    """For groups in fp32 on the CPU whose attention is plain."""
 
 
 _current = threading.local()
@@ -173,6 +184,9 @@ def _decode(
     rows = len(group.slots)
     span = slice(group.first, group.first + rows)
     kv_heads = keys.shape[1]
+    if step.kernel is not None and step.kernel.fits(q, k, v, keys) and kind.softcap is None and kind.sinks is None:
+        places, longest = group.places, group.longest
+        return step.kernel(q[span], k[span], v[span], keys, values, places, longest, kind.scale, kind.window)
     queries = q[span].reshape(rows, kv_heads, -1, q.shape[-1])
     if rows == 1:
         # Plain copies: an indexed write costs as much as ten of them.

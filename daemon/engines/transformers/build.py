@@ -19,6 +19,7 @@ from daemon.engines.transformers.engine import TransformersEngine
 from daemon.engines.transformers.families import has_relative_positions
 from daemon.engines.transformers.flash_rows import flash_usable
 from daemon.engines.transformers.heap import trim_heap
+from daemon.engines.transformers.kernels.attending import load_decode_attention
 from daemon.engines.transformers.lean import LeanDecoder, build_lean
 from daemon.engines.transformers.loader import LoadedModel, kv_budget, load_model
 from daemon.engines.transformers.lora import Adapters, install
@@ -115,7 +116,8 @@ def _make_text_runner(
         flash = flash_usable(layers, kinds, model.config.get_text_config(decoder=True).num_attention_heads)
         per_token = sum(layer.bytes_per_token for layer in layers)
         pool = _make_pool(context, per_token, budget(), max_cached=MAX_CACHED, scattered=flash)
-        return PackedRunner(model, pool, layers, lean, threads, adapters, flash=flash), pool, adapters
+        kernel = load_decode_attention() if device.type == "cpu" else None
+        return PackedRunner(model, pool, layers, lean, threads, adapters, flash=flash, kernel=kernel), pool, adapters
     pool = _make_pool(context, _cache_bytes_per_token(model), budget(), max_cached=0)
     if loaded.kind == "serial":
         return SerialRunner(model), pool, None

@@ -11,6 +11,7 @@ from daemon.engines.transformers.arena import ArenaStore
 from daemon.engines.transformers.attention import NAME, AttentionKind, DecodeGroup, PrefillChunk, Step, running
 from daemon.engines.transformers.cuda_graphs import DecodeGraphs
 from daemon.engines.transformers.flash_rows import Stretch, describe
+from daemon.engines.transformers.kernels.attending import DecodeAttention
 from daemon.engines.transformers.kv_store import KvStore, LayerSpec
 from daemon.engines.transformers.lean import LeanDecoder
 from daemon.engines.transformers.lora import Adapters, LoraBatch, applied
@@ -35,6 +36,7 @@ class PackedRunner:
         threads: how many threads a step gets; None leaves them as they are.
         adapters: those that sequences may name.
         flash: attend over rows where they lie (see `flash_usable`).
+        kernel: what rows that decode attend by on a CPU.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class PackedRunner:
         adapters: Adapters | None = None,
         *,
         flash: bool = False,
+        kernel: DecodeAttention | None = None,
     ) -> None:
         self._adapters = adapters
+        self._kernel = kernel
         self.threads = threads
         self._model = model
         self._lean = lean
@@ -144,7 +148,7 @@ class PackedRunner:
     def _step(self, plan: Plan) -> Step:
         store = self.store
         if isinstance(store, KvStore):
-            return Step(_groups(plan.decode), _chunks(plan), store)
+            return Step(_groups(plan.decode), _chunks(plan), store, kernel=self._kernel)
         stretches: list[Stretch] = []
         for work in (*plan.decode, *plan.prefill):
             row = work.sequence.row

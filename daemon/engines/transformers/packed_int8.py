@@ -15,9 +15,12 @@ from typing import Any
 
 import torch
 
+from daemon.engines.transformers.kernels.scaling import row_scaler
+
 WIDE = 6.0
 """Rows with a value this many times their root mean square get the second pass."""
 _TOP = 63
+_LEAST = 1e-30
 _ZERO = 64
 
 
@@ -56,20 +59,13 @@ def packed_int8_product(rows: torch.Tensor, packed: Any, *, exact: bool = False)
     """
     x = rows.float()
     count, width = x.shape
-    # The norm of this order takes ten times as long.
-    largest = x.abs().amax(1, keepdim=True)
-    step = (largest / _TOP).clamp_min_(1e-30)
+    scaled, step, wide = _scaled(x)
     again: torch.Tensor | None = None
     if not exact:
-        # Compared in Python, which for few rows is quicker, and the wrong way round, so that no number is wide as well.
-        tops, norms = largest.view(-1).tolist(), torch.linalg.vector_norm(x, dim=1).tolist()
-        bound = WIDE / width**0.5
-        wide = [row for row, (top, norm) in enumerate(zip(tops, norms, strict=True)) if not top <= bound * norm]
         if not wide:
-            return _product(x / step, packed).mul_(step)
+            return _product(scaled, packed).mul_(step)
         if len(wide) < count:
             again = torch.tensor(wide)
-    scaled = x / step
     both = x.new_empty(count + (count if again is None else len(again)), width)
     first, second = both[:count], both[count:]
     torch.round(scaled, out=first)
@@ -85,6 +81,21 @@ def packed_int8_product(rows: torch.Tensor, packed: Any, *, exact: bool = False)
     else:
         answer.index_add_(0, again, rest, alpha=1 / (2 * _TOP))
     return answer.mul_(step)
+
+
+def _scaled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """Each row's values from -63 to 63; what they were divided by; which rows have outliers."""
+    bound = WIDE / x.shape[1] ** 0.5
+    scaler = row_scaler()
+    if scaler is not None and x.stride(1) == 1:
+        return scaler(x, _TOP, _LEAST, bound)
+    # The norm of this order takes ten times as long.
+    largest = x.abs().amax(1, keepdim=True)
+    step = (largest / _TOP).clamp_min_(_LEAST)
+    # Compared in Python, which for few rows is quicker, and the wrong way round, so that no number is wide as well.
+    tops, norms = largest.view(-1).tolist(), torch.linalg.vector_norm(x, dim=1).tolist()
+    wide = [row for row, (top, norm) in enumerate(zip(tops, norms, strict=True)) if not top <= bound * norm]
+    return x / step, step, wide
 
 
 def _product(scaled: torch.Tensor, packed: Any) -> torch.Tensor:

@@ -1,0 +1,82 @@
+"""What the kernels are written with: numba, and what it lacks for functions that get one address.
+
+A kernel gets the address of a table of 64-bit numbers (addresses, counts, strides), and takes the share of its work
+that falls to its thread of the OpenMP team that runs it. Arithmetic between counts is 64 bits wide, and `F` makes the
+numbers that are not counts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import binding
+from numba import carray, njit, types
+from numba.extending import intrinsic
+
+from daemon.engines.transformers.kernels.team import THREAD, THREADS, Team
+
+thread_number = types.ExternalFunction(THREAD, types.int32())
+thread_count = types.ExternalFunction(THREADS, types.int32())
+OPTIONS: dict[str, Any] = {"fastmath": {"nsz", "contract", "reassoc"}, "error_model": "numpy", "cache": True}
+"""Sums in any order, so that they fill vectors; infinities and NaNs stay what they are."""
+SIGNATURE = types.void(types.CPointer(types.int64))
+F = np.float32
+
+
+def prepare(team: Team) -> None:
+    """Tell the compiler where OpenMP's functions are; before any kernel is imported.
+
+    Compiled code is kept beside Python's own bytecode, or in the user's caches where that cannot be written.
+    """
+    for name, address in team.symbols.items():
+        binding.add_symbol(name, address)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _fp32(context: Any, address: Any) -> Any:
+    target = types.CPointer(types.float32)
+    return target(types.int64), _cast(target)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _int64(context: Any, address: Any) -> Any:
+    target = types.CPointer(types.int64)
+    return target(types.int64), _cast(target)
+
+
+def _cast(target: Any) -> Any:
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(target))
+
+    return build
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def floats(address: Any, count: Any) -> Any:
+    """The fp32 numbers at an address, as an array."""
+    return carray(_fp32(address), (count,))
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def integers(address: Any, count: Any) -> Any:
+    """The 64-bit integers at an address, as an array."""
+    return carray(_int64(address), (count,))
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def exponential(x: Any) -> Any:
+    """e^x for x at most 0, in fp32, within 2 ulp: a power of two times a polynomial (Cephes' `expf`), which fills
+    vectors where a call of the C library cannot. Below -87 it is 0."""
+    low = max(x, F(-87.0))
+    whole = np.floor(low * F(1.44269504088896341) + F(0.5))
+    rest = low - whole * F(0.693359375) + whole * F(2.12194440e-4)
+    p = F(1.9875691500e-4)
+    p = p * rest + F(1.3981999507e-3)
+    p = p * rest + F(8.3334519073e-3)
+    p = p * rest + F(4.1665795894e-2)
+    p = p * rest + F(1.6666665459e-1)
+    p = p * rest + F(5.0000001201e-1)
+    p = p * rest * rest + rest + F(1.0)
+    power = np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+    return p * power if x >= F(-87.0) else F(0.0)

@@ -1,0 +1,66 @@
+"""Rows scaled for products with 8-bit weights, by a compiled kernel; see `scale_rows.py`."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from functools import cache
+
+import torch
+
+from daemon.engines.transformers.kernels.team import Team, find_team
+
+log = logging.getLogger("fcd.engine")
+LONE = 1 << 15
+"""Up to so many numbers one thread is quicker than waking others."""
+
+
+class RowScaler:
+    """Holds nothing that changes: any thread may call it."""
+
+    def __init__(self, team: Team, function: int, size: int) -> None:
+        self._team = team
+        self._function = function
+        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)
+        self._table = ctypes.c_int64 * size
+
+    def __call__(
+        self, x: torch.Tensor, top: float, least: float, bound: float
+    ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+        """Divide each row so that its largest value is `top`, or by `least` where that would take less.
+
+        Args:
+            x: `[rows, width]` in fp32, each row contiguous.
+            bound: rows whose largest value is over so many times their norm are wide.
+
+        Returns:
+            The rows; their steps `[rows, 1]`; the numbers of the wide ones.
+        """
+        rows, width = x.shape
+        out, steps = torch.empty(rows, width), torch.empty(rows, 1)
+        wide = (ctypes.c_int64 * rows)()
+        limits = (ctypes.c_float * 3)(top, least, bound)
+        addresses = (x.data_ptr(), x.stride(0), out.data_ptr(), steps.data_ptr())
+        table = self._table(*addresses, ctypes.addressof(wide), ctypes.addressof(limits), rows, width)
+        if rows * width <= LONE:
+            self._alone(ctypes.addressof(table))
+        else:
+            self._team.run(self._function, ctypes.addressof(table), torch.get_num_threads())
+        return out, steps, [row for row, found in enumerate(wide) if found]
+
+
+@cache
+def row_scaler() -> RowScaler | None:
+    """None where numba or PyTorch's threads cannot be had."""
+    team = find_team()
+    if team is None:
+        return None
+    try:
+        from daemon.engines.transformers.kernels.compiling import prepare
+
+        prepare(team)
+        from daemon.engines.transformers.kernels import scale_rows as compiled
+    except ImportError as error:
+        log.info("no compiled kernels: %s", error)
+        return None
+    return RowScaler(team, compiled.scale_rows.address, compiled.SIZE)

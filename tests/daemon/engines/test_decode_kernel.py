@@ -1,0 +1,109 @@
+"""The compiled attention of decoding rows against attention written out, and against itself in other company."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from daemon.engines.transformers.kernels.attending import DecodeAttention, load_decode_attention
+
+
+@pytest.fixture(scope="module")
+def kernel() -> DecodeAttention:
+    found = load_decode_attention()
+    if found is None:
+        pytest.skip("this machine has no numba, or PyTorch's threads are not OpenMP's")
+    return found
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+class Batch:
+    """Rows of random lengths in slots of a random slab."""
+
+    def __init__(self, seed: int, *, kv_heads: int, group: int, key_dim: int, value_dim: int, capacity: int) -> None:
+        chance = random.Random(seed)
+        torch.manual_seed(seed)
+        slots = chance.randrange(1, 7)
+        self.slots = sorted(chance.sample(range(slots + 2), slots))
+        self.positions = [chance.randrange(capacity) for _ in self.slots]
+        # As a layer gives them: parts of one product.
+        whole = torch.randn(slots, kv_heads * (group + 1), key_dim)
+        self.q, self.k = whole.split((kv_heads * group, kv_heads), 1)
+        self.v = torch.randn(slots, kv_heads, value_dim)
+        self.keys = torch.randn(slots + 2, kv_heads, capacity, key_dim)
+        self.values = torch.randn(slots + 2, kv_heads, capacity, value_dim)
+
+    def attend(self, kernel: DecodeAttention, window: int | None, only: int | None = None) -> torch.Tensor:
+        rows = slice(None) if only is None else slice(only, only + 1)
+        at = torch.tensor([self.slots[rows], self.positions[rows]])
+        longest = max(self.positions[rows]) + 1
+        q, k, v = self.q[rows], self.k[rows], self.v[rows]
+        assert kernel.fits(q, k, v, self.keys)
+        return kernel(q, k, v, self.keys, self.values, at, longest, 0.3, window)
+
+    def expected(self, row: int, window: int | None) -> torch.Tensor:
+        """In fp64, of the slab as it stands: `[heads, value_dim]`."""
+        slot, end = self.slots[row], self.positions[row] + 1
+        first = 0 if window is None else max(0, end - window)
+        keys, values = (each[slot, :, first:end].double() for each in (self.keys, self.values))
+        group = self.q.shape[1] // self.k.shape[1]
+        scores = self.q[row].double().view(-1, group, self.q.shape[2]) @ keys.transpose(1, 2) * 0.3
+        return (scores.softmax(-1) @ values).reshape(self.q.shape[1], -1)
+
+
+SHAPES = [
+    {"kv_heads": 3, "group": 1, "key_dim": 64, "value_dim": 64, "capacity": 128},
+    {"kv_heads": 2, "group": 4, "key_dim": 16, "value_dim": 16, "capacity": 300},
+    {"kv_heads": 1, "group": 3, "key_dim": 20, "value_dim": 12, "capacity": 7},
+]
+
+
+@pytest.mark.parametrize("window", [None, 1, 33])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_kernel_is_attention(kernel: DecodeAttention, threads: int, shape: dict[str, int], window: int | None) -> None:
+    for seed in range(8):
+        batch = Batch(seed, **shape)
+        before = batch.keys.clone()
+        out = batch.attend(kernel, window)
+        for row, (slot, position) in enumerate(zip(batch.slots, batch.positions, strict=True)):
+            assert torch.equal(batch.keys[slot, :, position], batch.k[row])
+            assert torch.equal(batch.values[slot, :, position], batch.v[row])
+            assert torch.allclose(out[row].double(), batch.expected(row, window), atol=2e-6)
+            before[slot, :, position] = batch.k[row]
+        assert torch.equal(batch.keys, before), "it wrote where no row's newest token stands"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_row_is_the_same_alone_and_in_company(kernel: DecodeAttention, shape: dict[str, int]) -> None:
+    batch = Batch(5, **shape)
+    together = batch.attend(kernel, None)
+    for row in range(len(batch.slots)):
+        assert torch.equal(batch.attend(kernel, None, only=row)[0], together[row])
+
+
+def test_extreme_scores(kernel: DecodeAttention) -> None:
+    """One key that outweighs all others by far, scores far below it, and no NaN from either."""
+    batch = Batch(1, kv_heads=1, group=1, key_dim=64, value_dim=64, capacity=64)
+    batch.positions = [60] * len(batch.slots)
+    batch.keys *= 1000
+    out = batch.attend(kernel, None)
+    for row in range(len(batch.slots)):
+        assert torch.allclose(out[row].double(), batch.expected(row, None), atol=1e-5)
+
+
+def test_other_kinds_do_not_fit(kernel: DecodeAttention) -> None:
+    q, k, keys = torch.randn(1, 2, 8), torch.randn(1, 1, 8), torch.randn(1, 1, 4, 8)
+    assert kernel.fits(q, k, k, keys)
+    assert not kernel.fits(q.bfloat16(), k, k, keys)
+    assert not kernel.fits(q, k, k, keys.bfloat16())
+    assert not kernel.fits(torch.randn(1, 8, 2).transpose(1, 2), k, k, keys)
