@@ -26,6 +26,8 @@ NAME = "fcd"
 MASK_AREA = 1 << 24
 """Queries times keys that are masked at once."""
 MIN_ROWS = 16
+_HALF = 65504.0
+"""The largest number in fp16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,26 +193,26 @@ def _decode(
     if rows == 1:
         # Plain copies: an indexed write costs as much as ten of them.
         slot, position = group.slots[0], group.positions[0]
-        keys[slot, :, position] = k[group.first]
-        values[slot, :, position] = v[group.first]
+        keys[slot, :, position] = _storable(k[group.first], keys)
+        values[slot, :, position] = _storable(v[group.first], values)
         return _attend(
             queries,
-            keys[slot : slot + 1, :, : position + 1],
-            values[slot : slot + 1, :, : position + 1],
+            keys[slot : slot + 1, :, : position + 1].to(q.dtype),
+            values[slot : slot + 1, :, : position + 1].to(q.dtype),
             _decode_mask(step, group, kind.window, q),
             kind,
         ).reshape(1, q.shape[1], -1)
     at = group.on(keys.device)
-    keys[at.slots, :, at.positions] = k[span]
-    values[at.slots, :, at.positions] = v[span]
+    keys[at.slots, :, at.positions] = _storable(k[span], keys).to(keys.dtype)
+    values[at.slots, :, at.positions] = _storable(v[span], values).to(values.dtype)
     if at.spread is not None:
         spread = queries.new_zeros(group.high - group.low, *queries.shape[1:])
         queries = spread.index_copy_(0, at.spread, queries)
     mask = _decode_mask(step, group, kind.window, q)
     out = _attend(
         queries,
-        keys[group.low : group.high, :, : group.longest],
-        values[group.low : group.high, :, : group.longest],
+        keys[group.low : group.high, :, : group.longest].to(q.dtype),
+        values[group.low : group.high, :, : group.longest].to(q.dtype),
         mask,
         kind,
     )
@@ -232,8 +234,9 @@ def _prefill(
         end = chunk.start + chunk.count
         keys = step.store.keys[chunk.size_class][layer][chunk.slot, :, :end]
         values = step.store.values[chunk.size_class][layer][chunk.slot, :, :end]
-        keys[:, chunk.start :] = k[span].transpose(0, 1)
-        values[:, chunk.start :] = v[span].transpose(0, 1)
+        keys[:, chunk.start :] = _storable(k[span].transpose(0, 1), keys)
+        values[:, chunk.start :] = _storable(v[span].transpose(0, 1), values)
+        keys, values = keys.to(q.dtype), values.to(q.dtype)
     parts = _parts(chunk)
     outputs = []
     for part in parts:
@@ -252,6 +255,11 @@ def _prefill(
         )
         outputs.append(out.permute(2, 1, 0, 3).reshape(part.count, heads, -1))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _storable(new: torch.Tensor, slab: torch.Tensor) -> torch.Tensor:
+    """In fp16, the largest number there is stands for what is beyond it, as in the kernel."""
+    return new.clamp(-_HALF, _HALF) if slab.dtype == torch.float16 and new.dtype != torch.float16 else new
 
 
 def _parts(chunk: PrefillChunk) -> list[PrefillChunk]:

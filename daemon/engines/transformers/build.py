@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 import torch
 
 from daemon.engines.base import EngineInfo, LoadOptions, LoadProgress
+from daemon.engines.transformers.attention import AttentionKind
 from daemon.engines.transformers.core import EngineCore, Runner
 from daemon.engines.transformers.detokenizer import DetokenizerFactory
 from daemon.engines.transformers.embeddings import Embedder
@@ -19,7 +20,8 @@ from daemon.engines.transformers.engine import TransformersEngine
 from daemon.engines.transformers.families import has_relative_positions
 from daemon.engines.transformers.flash_rows import flash_usable
 from daemon.engines.transformers.heap import trim_heap
-from daemon.engines.transformers.kernels.attending import load_decode_attention
+from daemon.engines.transformers.kernels.attending import DecodeAttention, load_decode_attention
+from daemon.engines.transformers.kv_store import LayerSpec
 from daemon.engines.transformers.lean import LeanDecoder, build_lean
 from daemon.engines.transformers.loader import LoadedModel, kv_budget, load_model
 from daemon.engines.transformers.lora import Adapters, install
@@ -66,6 +68,7 @@ def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts | LoadedMo
     if loaded.kind == "encoder":
         progress("ready", 1.0, 1.0)
         return loaded
+    # Compiling the kernels is part of it, the first time on a machine.
     progress("kv cache", 0.0, 0.0)
     info = loaded.info
     device = torch.device(info.device)
@@ -114,14 +117,28 @@ def _make_text_runner(
             trim_heap()
         threads = _tune_threads(model, lean, device, spinning) if device.type == "cpu" else None
         flash = flash_usable(layers, kinds, model.config.get_text_config(decoder=True).num_attention_heads)
+        layers, kernel = _decode_kernel(layers, kinds, half=loaded.half_cache)
         per_token = sum(layer.bytes_per_token for layer in layers)
         pool = _make_pool(context, per_token, budget(), max_cached=MAX_CACHED, scattered=flash)
-        kernel = load_decode_attention() if device.type == "cpu" else None
         return PackedRunner(model, pool, layers, lean, threads, adapters, flash=flash, kernel=kernel), pool, adapters
     pool = _make_pool(context, _cache_bytes_per_token(model), budget(), max_cached=0)
     if loaded.kind == "serial":
         return SerialRunner(model), pool, None
     return Seq2SeqRunner(model, relative=has_relative_positions(model.config)), pool, None
+
+
+def _decode_kernel(
+    layers: list[LayerSpec], kinds: list[AttentionKind], *, half: bool
+) -> tuple[list[LayerSpec], DecodeAttention | None]:
+    """The compiled attention, where all layers can have it; they then store fp16 where they may (`half`)."""
+    if any(layer.dtype != torch.float32 or layer.device.type != "cpu" for layer in layers):
+        return layers, None
+    plain = all(kind.softcap is None and kind.sinks is None for kind in kinds)
+    stored = torch.float16 if half and plain else torch.float32
+    kernel = load_decode_attention(stored)
+    if kernel is None:
+        return layers, None
+    return [replace(layer, dtype=stored) for layer in layers], kernel
 
 
 def _install_adapters(loaded: LoadedModel, lean: LeanDecoder | None) -> Adapters | None:

@@ -65,6 +65,8 @@ class LoadedModel:
     """The checkpoint's own library computes some of its layers."""
     dtype: torch.dtype = torch.float32
     """Of its activations."""
+    half_cache: bool = False
+    """Whether keys and values may be kept in fp16: the checkpoint has 16 bits, and nobody asked for more."""
     processor: ImageProcessor | None = None
     """What reads its images; None for a model that sees none here."""
 
@@ -141,6 +143,7 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
         pooling,
         came_quantized=bool(stored),
         dtype=form.dtype,
+        half_cache=native in _SIXTEEN_BITS and options.dtype in {"", "auto"},
         processor=images,
     )
 

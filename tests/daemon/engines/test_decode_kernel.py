@@ -11,9 +11,9 @@ import torch
 from daemon.engines.transformers.kernels.attending import DecodeAttention, load_decode_attention
 
 
-@pytest.fixture(scope="module")
-def kernel() -> DecodeAttention:
-    found = load_decode_attention()
+@pytest.fixture(scope="module", params=[torch.float32, torch.float16], ids=["fp32", "fp16"])
+def kernel(request: pytest.FixtureRequest) -> DecodeAttention:
+    found = load_decode_attention(request.param)
     if found is None:
         pytest.skip("this machine has no numba, or PyTorch's threads are not OpenMP's")
     return found
@@ -30,7 +30,17 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 class Batch:
     """Rows of random lengths in slots of a random slab."""
 
-    def __init__(self, seed: int, *, kv_heads: int, group: int, key_dim: int, value_dim: int, capacity: int) -> None:
+    def __init__(
+        self,
+        kernel: DecodeAttention,
+        seed: int,
+        *,
+        kv_heads: int,
+        group: int,
+        key_dim: int,
+        value_dim: int,
+        capacity: int,
+    ) -> None:
         chance = random.Random(seed)
         torch.manual_seed(seed)
         slots = chance.randrange(1, 7)
@@ -40,8 +50,8 @@ class Batch:
         whole = torch.randn(slots, kv_heads * (group + 1), key_dim)
         self.q, self.k = whole.split((kv_heads * group, kv_heads), 1)
         self.v = torch.randn(slots, kv_heads, value_dim)
-        self.keys = torch.randn(slots + 2, kv_heads, capacity, key_dim)
-        self.values = torch.randn(slots + 2, kv_heads, capacity, value_dim)
+        self.keys = torch.randn(slots + 2, kv_heads, capacity, key_dim).to(kernel.stored)
+        self.values = torch.randn(slots + 2, kv_heads, capacity, value_dim).to(kernel.stored)
 
     def attend(self, kernel: DecodeAttention, window: int | None, only: int | None = None) -> torch.Tensor:
         rows = slice(None) if only is None else slice(only, only + 1)
@@ -72,12 +82,12 @@ SHAPES = [
 @pytest.mark.parametrize("shape", SHAPES)
 def test_kernel_is_attention(kernel: DecodeAttention, threads: int, shape: dict[str, int], window: int | None) -> None:
     for seed in range(8):
-        batch = Batch(seed, **shape)
+        batch = Batch(kernel, seed, **shape)
         before = batch.keys.clone()
         out = batch.attend(kernel, window)
         for row, (slot, position) in enumerate(zip(batch.slots, batch.positions, strict=True)):
-            assert torch.equal(batch.keys[slot, :, position], batch.k[row])
-            assert torch.equal(batch.values[slot, :, position], batch.v[row])
+            assert torch.equal(batch.keys[slot, :, position], batch.k[row].to(kernel.stored))
+            assert torch.equal(batch.values[slot, :, position], batch.v[row].to(kernel.stored))
             assert torch.allclose(out[row].double(), batch.expected(row, window), atol=2e-6)
             before[slot, :, position] = batch.k[row]
         assert torch.equal(batch.keys, before), "it wrote where no row's newest token stands"
@@ -85,7 +95,7 @@ def test_kernel_is_attention(kernel: DecodeAttention, threads: int, shape: dict[
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_row_is_the_same_alone_and_in_company(kernel: DecodeAttention, shape: dict[str, int]) -> None:
-    batch = Batch(5, **shape)
+    batch = Batch(kernel, 5, **shape)
     together = batch.attend(kernel, None)
     for row in range(len(batch.slots)):
         assert torch.equal(batch.attend(kernel, None, only=row)[0], together[row])
@@ -93,7 +103,7 @@ def test_row_is_the_same_alone_and_in_company(kernel: DecodeAttention, shape: di
 
 def test_extreme_scores(kernel: DecodeAttention) -> None:
     """One key that outweighs all others by far, scores far below it, and no NaN from either."""
-    batch = Batch(1, kv_heads=1, group=1, key_dim=64, value_dim=64, capacity=64)
+    batch = Batch(kernel, 1, kv_heads=1, group=1, key_dim=64, value_dim=64, capacity=64)
     batch.positions = [60] * len(batch.slots)
     batch.keys *= 1000
     out = batch.attend(kernel, None)
@@ -102,8 +112,17 @@ def test_extreme_scores(kernel: DecodeAttention) -> None:
 
 
 def test_other_kinds_do_not_fit(kernel: DecodeAttention) -> None:
-    q, k, keys = torch.randn(1, 2, 8), torch.randn(1, 1, 8), torch.randn(1, 1, 4, 8)
+    q, k, keys = torch.randn(1, 2, 8), torch.randn(1, 1, 8), torch.randn(1, 1, 4, 8).to(kernel.stored)
     assert kernel.fits(q, k, k, keys)
     assert not kernel.fits(q.bfloat16(), k, k, keys)
     assert not kernel.fits(q, k, k, keys.bfloat16())
     assert not kernel.fits(torch.randn(1, 8, 2).transpose(1, 2), k, k, keys)
+
+
+def test_what_fp16_cannot_hold(kernel: DecodeAttention) -> None:
+    """The largest number there is stands for it; nothing becomes infinite."""
+    batch = Batch(kernel, 2, kv_heads=1, group=1, key_dim=8, value_dim=8, capacity=9)
+    batch.v[:] = torch.tensor([1e6, -1e6] * 4)
+    out = batch.attend(kernel, 1)
+    most = 65504.0 if kernel.stored == torch.float16 else 1e6
+    assert torch.equal(out, torch.tensor([most, -most] * 4).expand_as(out))

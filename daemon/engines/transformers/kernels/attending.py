@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-import logging
+import ctypes
 import struct
 
 import torch
 
-from daemon.engines.transformers.kernels.team import Team, find_team
+from daemon.engines.transformers.kernels.loading import load_kernel
+from daemon.engines.transformers.kernels.team import Team
 
-log = logging.getLogger("fcd.engine")
+_MODULES = {torch.float32: "decode_fp32", torch.float16: "decode_fp16"}
+_SIZE = 27
 
 
 class DecodeAttention:
     """Attention of rows that decode, on a slab of the store; see `decode_attention.py`."""
 
-    def __init__(self, team: Team, function: int, size: int) -> None:
+    def __init__(self, team: Team, function: int, stored: torch.dtype) -> None:
         self._team = team
         self._function = function
-        self._pack = struct.Struct(f"{size}q").pack_into
-        self._table = torch.zeros(size, dtype=torch.int64)
-        self._bytes = memoryview(self._table.numpy()).cast("B")
+        self.stored = stored
+        self._pack = struct.Struct(f"{_SIZE}q").pack_into
+        self._table = (ctypes.c_int64 * _SIZE)()
         self._scales: dict[float, torch.Tensor] = {}
         self._scratch = torch.empty(0)
 
-    @staticmethod
-    def fits(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, keys: torch.Tensor) -> bool:
-        """Whether these are of the kind that it computes: fp32 on the CPU, each head's numbers side by side."""
+    def fits(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, keys: torch.Tensor) -> bool:
+        """Whether these are of the kind that it computes: fp32 on the CPU, each head's numbers side by side, and the
+        store of its type."""
         return (
-            q.dtype is k.dtype is v.dtype is keys.dtype is torch.float32
+            q.dtype is k.dtype is v.dtype is torch.float32
+            and keys.dtype is self.stored
             and q.stride(2) == k.stride(2) == v.stride(2) == 1
             and keys.is_cpu
         )
@@ -45,7 +48,7 @@ class DecodeAttention:
         scale: float,
         window: int | None,
     ) -> torch.Tensor:
-        """Write K and V and attend. All in fp32, the last dimensions contiguous; one calling thread.
+        """Write K and V and attend; what `fits`, from one thread at a time.
 
         Args:
             q: `[rows, heads, dim]`; k and v `[rows, kv_heads, dim]`.
@@ -67,7 +70,7 @@ class DecodeAttention:
         out = torch.empty(rows, heads, value_dim)
         places = at.data_ptr()
         self._pack(
-            self._bytes,
+            self._table,
             0,
             *(q.data_ptr(), q.stride(0), q.stride(1)),
             *(k.data_ptr(), k.stride(0), k.stride(1)),
@@ -78,21 +81,11 @@ class DecodeAttention:
             *(rows, kv_heads, heads // kv_heads, key_dim, value_dim, window or 0),
             *(out.data_ptr(), self._scratch.data_ptr(), self._scratch.numel() // threads, factor.data_ptr()),
         )
-        self._team.run(self._function, self._table.data_ptr(), threads)
+        self._team.run(self._function, ctypes.addressof(self._table), threads)
         return out
 
 
-def load_decode_attention() -> DecodeAttention | None:
-    """Compile it, or read it from where it was kept; None where numba or PyTorch's threads cannot be had."""
-    team = find_team()
-    if team is None:
-        return None
-    try:
-        from daemon.engines.transformers.kernels.compiling import prepare
-
-        prepare(team)
-        from daemon.engines.transformers.kernels import decode_attention as compiled
-    except ImportError as error:
-        log.info("no compiled kernels: %s", error)
-        return None
-    return DecodeAttention(team, compiled.decode_attention.address, compiled.SIZE)
+def load_decode_attention(stored: torch.dtype) -> DecodeAttention | None:
+    """For a store of this type; None where there is none."""
+    found = load_kernel(_MODULES[stored]) if stored in _MODULES else None
+    return None if found is None else DecodeAttention(*found, stored)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import binding
+from llvmlite import binding, ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
@@ -40,6 +40,40 @@ def _fp32(context: Any, address: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def _fp16(context: Any, address: Any) -> Any:
+    target = types.CPointer(types.uint16)
+    return target(types.int64), _cast(target)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def number(context: Any, stored: Any) -> Any:
+    """An fp32 number as it is, or the bits of one in fp16 made fp32."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if stored == types.float32:
+            return arguments[0]
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(stored), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def like(context: Any, value: Any, stored: Any) -> Any:
+    """An fp32 number as one like the second is stored; in fp16 the largest there is stands for what is beyond it."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        held = arguments[0]
+        if stored == types.float32:
+            return held
+        for sign, beyond in ((1.0, ">"), (-1.0, "<")):
+            most = ir.Constant(ir.FloatType(), sign * 65504.0)
+            held = builder.select(builder.fcmp_ordered(beyond, held, most), most, held)
+        return builder.bitcast(builder.fptrunc(held, ir.HalfType()), ir.IntType(16))
+
+    return stored(types.float32, stored), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def _int64(context: Any, address: Any) -> Any:
     target = types.CPointer(types.int64)
     return target(types.int64), _cast(target)
@@ -56,6 +90,12 @@ def _cast(target: Any) -> Any:
 def floats(address: Any, count: Any) -> Any:
     """The fp32 numbers at an address, as an array."""
     return carray(_fp32(address), (count,))
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def halves(address: Any, count: Any) -> Any:
+    """The fp16 numbers at an address, as an array of their bits; `number` and `like` turn one into fp32 and back."""
+    return carray(_fp16(address), (count,))
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import carray, cfunc, njit
+from numba import njit
 
 from daemon.engines.transformers.kernels.compiling import (
     OPTIONS,
-    SIGNATURE,
     F,
     exponential,
     floats,
     integers,
-    thread_count,
-    thread_number,
+    like,
+    number,
 )
 
-# The table's places. Strides count fp32 numbers; what follows an address by a comma are its strides.
+# The table's places. Strides count numbers; what follows an address by a comma are its strides.
 QUERY, QUERY_ROW, QUERY_HEAD = 0, 1, 2
 KEY, KEY_ROW, KEY_HEAD = 3, 4, 5
 VALUE, VALUE_ROW, VALUE_HEAD = 6, 7, 8
@@ -40,7 +39,10 @@ SIZE = 27
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def _scores(query: Any, keys: Any, scores: Any, scale: Any) -> Any:
-    """Each key's product with the query; gives the largest."""
+    """Each key's product with the query, four keys at a time; gives the largest.
+
+    The slices matter: sums over computed indices do not become vectors.
+    """
     dim, count = query.shape[0], scores.shape[0]
     largest = F(-3.4e38)
     token = 0
@@ -52,17 +54,17 @@ def _scores(query: Any, keys: Any, scores: Any, scale: Any) -> Any:
         s0, s1, s2, s3 = F(0.0), F(0.0), F(0.0), F(0.0)
         for i in range(dim):
             q = query[i]
-            s0 += q * k0[i]
-            s1 += q * k1[i]
-            s2 += q * k2[i]
-            s3 += q * k3[i]
+            s0 += q * number(k0[i])
+            s1 += q * number(k1[i])
+            s2 += q * number(k2[i])
+            s3 += q * number(k3[i])
         scores[token], scores[token + 1], scores[token + 2], scores[token + 3] = s0, s1, s2, s3
         token += 4
     while token < count:
         key = keys[token * dim : (token + 1) * dim]
         total = F(0.0)
         for i in range(dim):
-            total += query[i] * key[i]
+            total += query[i] * number(key[i])
         scores[token] = total
         token += 1
     for token in range(count):
@@ -86,7 +88,8 @@ def _weights(scores: Any, largest: Any) -> Any:
 def _mix(weights: Any, values: Any, out: Any, share: Any) -> None:
     """The weighted sum of the values, four tokens at a time, times `share`."""
     dim, count = out.shape[0], weights.shape[0]
-    out[:] = F(0.0)
+    for i in range(dim):
+        out[i] = F(0.0)
     token = 0
     while token + 4 <= count:
         w0, w1, w2, w3 = weights[token], weights[token + 1], weights[token + 2], weights[token + 3]
@@ -95,52 +98,53 @@ def _mix(weights: Any, values: Any, out: Any, share: Any) -> None:
         v2 = values[(token + 2) * dim : (token + 3) * dim]
         v3 = values[(token + 3) * dim : (token + 4) * dim]
         for i in range(dim):
-            out[i] += (w0 * v0[i] + w1 * v1[i]) + (w2 * v2[i] + w3 * v3[i])
+            out[i] += (w0 * number(v0[i]) + w1 * number(v1[i])) + (w2 * number(v2[i]) + w3 * number(v3[i]))
         token += 4
     while token < count:
         value = values[token * dim : (token + 1) * dim]
         for i in range(dim):
-            out[i] += weights[token] * value[i]
+            out[i] += weights[token] * number(value[i])
         token += 1
     for i in range(dim):
         out[i] *= share
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def _row(table: Any, row: Any, head: Any, scratch: Any, scale: Any) -> None:
-    """One K/V head of one row."""
+def _keep(source: Any, target: Any) -> None:
+    """At the target's end."""
+    first = target.shape[0] - source.shape[0]
+    for i in range(source.shape[0]):
+        target[first + i] = like(source[i], target[first + i])
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def attend_head(table: Any, row: Any, head: Any, keys: Any, values: Any, scratch: Any) -> None:
+    """One K/V head of one row: `keys` and `values` are what it sees, the last of them to be written."""
     key_dim, value_dim, group = table[KEY_DIM], table[VALUE_DIM], table[GROUP]
-    slot, position = integers(table[SLOTS], table[ROWS])[row], integers(table[POSITIONS], table[ROWS])[row]
-    first = max(0, position + 1 - table[WINDOW]) if table[WINDOW] > 0 else 0
-    count = position + 1 - first
-    keys = _rows(table[KEYS], slot * table[KEYS_SLOT] + head * table[KEYS_HEAD] + first * key_dim, count * key_dim)
-    values = _rows(
-        table[VALUES], slot * table[VALUES_SLOT] + head * table[VALUES_HEAD] + first * value_dim, count * value_dim
-    )
-    keys[(count - 1) * key_dim :] = _rows(table[KEY], row * table[KEY_ROW] + head * table[KEY_HEAD], key_dim)
-    values[(count - 1) * value_dim :] = _rows(
-        table[VALUE], row * table[VALUE_ROW] + head * table[VALUE_HEAD], value_dim
-    )
-    scores = floats(scratch, count)
+    count = keys.shape[0] // key_dim
+    key = _at(table[KEY], row * table[KEY_ROW] + head * table[KEY_HEAD], key_dim)
+    value = _at(table[VALUE], row * table[VALUE_ROW] + head * table[VALUE_HEAD], value_dim)
+    _keep(key, keys)
+    _keep(value, values)
+    scores, scale = floats(scratch, count), floats(table[SCALE], 1)[0]
     for member in range(group):
-        number = head * group + member
-        query = _rows(table[QUERY], row * table[QUERY_ROW] + number * table[QUERY_HEAD], key_dim)
-        out = _rows(table[OUT], (row * table[KV_HEADS] * group + number) * value_dim, value_dim)
+        own = head * group + member
+        query = _at(table[QUERY], row * table[QUERY_ROW] + own * table[QUERY_HEAD], key_dim)
+        out = _at(table[OUT], (row * table[KV_HEADS] * group + own) * value_dim, value_dim)
         total = _weights(scores, _scores(query, keys, scores, scale))
         _mix(scores, values, out, F(1.0) / total)
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def _rows(address: Any, offset: Any, count: Any) -> Any:
+def _at(address: Any, offset: Any, count: Any) -> Any:
     return floats(address + 4 * offset, count)
 
 
-@cfunc(SIGNATURE, **OPTIONS)  # type: ignore[untyped-decorator]
-def decode_attention(data: Any) -> None:
-    """One thread's share: every so manyth K/V head of all rows."""
-    table = carray(data, (SIZE,))
-    scale = floats(table[SCALE], 1)[0]
-    scratch = table[SCRATCH] + 4 * thread_number() * table[EACH]
-    heads = table[KV_HEADS]
-    for item in range(thread_number(), table[ROWS] * heads, thread_count()):
-        _row(table, item // heads, item % heads, scratch, scale)
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def seen(table: Any, row: Any, head: Any) -> Any:
+    """How many tokens a row's head sees, and where its keys and values begin in their slabs."""
+    slot, position = integers(table[SLOTS], table[ROWS])[row], integers(table[POSITIONS], table[ROWS])[row]
+    first = max(0, position + 1 - table[WINDOW]) if table[WINDOW] > 0 else 0
+    keys = slot * table[KEYS_SLOT] + head * table[KEYS_HEAD] + first * table[KEY_DIM]
+    values = slot * table[VALUES_SLOT] + head * table[VALUES_HEAD] + first * table[VALUE_DIM]
+    return position + 1 - first, keys, values

@@ -41,7 +41,7 @@ def _scale(row: Any, out: Any, top: Any, least: Any) -> Any:
 
 
 @cfunc(SIGNATURE, **OPTIONS)  # type: ignore[untyped-decorator]
-def scale_rows(data: Any) -> None:
+def kernel(data: Any) -> None:
     """One thread's share: every so manyth row."""
     table = carray(data, (SIZE,))
     rows, width = table[ROWS], table[WIDTH]

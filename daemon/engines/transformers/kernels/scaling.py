@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 from functools import cache
 
 import torch
 
-from daemon.engines.transformers.kernels.team import Team, find_team
+from daemon.engines.transformers.kernels.loading import load_kernel
+from daemon.engines.transformers.kernels.team import Team
 
-log = logging.getLogger("fcd.engine")
+_SIZE = 8
 LONE = 1 << 15
 """Up to so many numbers one thread is quicker than waking others."""
 
@@ -18,11 +18,11 @@ LONE = 1 << 15
 class RowScaler:
     """Holds nothing that changes: any thread may call it."""
 
-    def __init__(self, team: Team, function: int, size: int) -> None:
+    def __init__(self, team: Team, function: int) -> None:
         self._team = team
         self._function = function
         self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function)
-        self._table = ctypes.c_int64 * size
+        self._table = ctypes.c_int64 * _SIZE
 
     def __call__(
         self, x: torch.Tensor, top: float, least: float, bound: float
@@ -51,16 +51,6 @@ class RowScaler:
 
 @cache
 def row_scaler() -> RowScaler | None:
-    """None where numba or PyTorch's threads cannot be had."""
-    team = find_team()
-    if team is None:
-        return None
-    try:
-        from daemon.engines.transformers.kernels.compiling import prepare
-
-        prepare(team)
-        from daemon.engines.transformers.kernels import scale_rows as compiled
-    except ImportError as error:
-        log.info("no compiled kernels: %s", error)
-        return None
-    return RowScaler(team, compiled.scale_rows.address, compiled.SIZE)
+    """None where there is none."""
+    found = load_kernel("scale_rows")
+    return None if found is None else RowScaler(*found)

@@ -1,0 +1,35 @@
+"""Attention of rows that decode, over a store in fp32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import carray, cfunc
+
+from daemon.engines.transformers.kernels.compiling import OPTIONS, SIGNATURE, floats, thread_count, thread_number
+from daemon.engines.transformers.kernels.decode_attention import (
+    EACH,
+    KEY_DIM,
+    KEYS,
+    KV_HEADS,
+    ROWS,
+    SCRATCH,
+    SIZE,
+    VALUE_DIM,
+    VALUES,
+    attend_head,
+    seen,
+)
+
+
+@cfunc(SIGNATURE, **OPTIONS)  # type: ignore[untyped-decorator]
+def kernel(data: Any) -> None:
+    """One thread's share: every so manyth K/V head of all rows."""
+    table = carray(data, (SIZE,))
+    scratch, heads = table[SCRATCH] + 4 * thread_number() * table[EACH], table[KV_HEADS]
+    for item in range(thread_number(), table[ROWS] * heads, thread_count()):
+        row, head = item // heads, item % heads
+        count, key, value = seen(table, row, head)
+        keys = floats(table[KEYS] + 4 * key, count * table[KEY_DIM])
+        values = floats(table[VALUES] + 4 * value, count * table[VALUE_DIM])
+        attend_head(table, row, head, keys, values, scratch)

@@ -1,0 +1,34 @@
+"""Kernels compiled for this machine, or read from where they were kept, where that can be done."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+
+from daemon.engines.transformers.kernels.team import Team, find_team
+
+log = logging.getLogger("fcd.engine")
+
+
+def load_kernel(name: str) -> tuple[Team, int] | None:
+    """The team that runs it, and the address of the `kernel` of one of this package's modules.
+
+    The first time on a machine takes seconds. None where numba or PyTorch's threads cannot be had: PyTorch's own
+    operators do the same then.
+    """
+    team = find_team()
+    if team is None:
+        log.info("no compiled kernels: PyTorch's threads are not of an OpenMP library that can be entered")
+        return None
+    try:
+        from daemon.engines.transformers.kernels.compiling import prepare
+
+        prepare(team)
+        module = importlib.import_module(f"daemon.engines.transformers.kernels.{name}")
+    except ImportError as error:
+        log.info("no compiled kernels: %s", error)
+        return None
+    except Exception:
+        log.warning("the kernel %s cannot be compiled here", name, exc_info=True)
+        return None
+    return team, int(module.kernel.address)
