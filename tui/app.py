@@ -21,7 +21,7 @@ from fcd.paths import Paths, resolve_paths
 from fcd.settings import Settings, load_settings
 from fcd.wire.admin import DaemonEvent, LoadEvent, LoadRequest, Progress
 from tui import formats
-from tui.actions import ACTIONS, BY_ID, HEADINGS, PLACES, Where, bindings, key_of, keymap, keys_shown, show_key
+from tui.actions import ACTIONS, BY_ID, PLACES, bindings, key_of, keymap, show_key
 from tui.chat_work import ChatWork
 from tui.fits import Memory, probe_memory
 from tui.glyphs import AsciiScrollBar, choose_glyphs
@@ -212,29 +212,11 @@ class FcdApp(App[None]):
         self.use_theme(cycle[(at + 1) % len(cycle)])
 
     def action_help(self) -> None:
-        from tui.widgets.pickers import Help
+        from tui.widgets.help import Help, help_text
 
         if not isinstance(self.screen, Help):
-            self.push_screen(Help(self._help))
-
-    def _help(self) -> Content:
-        order = sorted(HEADINGS, key=lambda where: where not in PLACES[self.current_mode])
-        parts: list[tuple[str, str] | str] = []
-        for where in order:
-            parts.append((f"\n{HEADINGS[where]}\n", "bold $text-primary"))
-            parts += self._help_rows(where)
-        parts.append(("\nKeys can be changed in config.toml, [tui.keys]: the words in brackets are the names.", ""))
-        return Content.assemble(*parts)
-
-    def _help_rows(self, where: Where) -> Iterable[tuple[str, str]]:
-        for action in ACTIONS:
-            if action.where != where or (self.readonly and action.destructive):
-                continue
-            command = f"/{action.command}" if action.command else ""
-            yield (f"  {keys_shown(action, self.moved_keys, self.glyphs):<11} ", "bold $text-accent")
-            yield (f"{command:<10}", "$text-accent")
-            yield (f"{action.help} ", "")
-            yield (f"({action.id})\n", "$foreground 40%")
+            mode, moved, glyphs, readonly = self.current_mode, self.moved_keys, self.glyphs, self.readonly
+            self.push_screen(Help(lambda width: help_text(width, mode, moved, glyphs, readonly=readonly)))
 
     @work(exclusive=True, group="palette")
     async def action_palette(self) -> None:

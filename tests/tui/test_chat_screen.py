@@ -221,12 +221,8 @@ def test_keys_can_be_moved_and_mistakes_are_named() -> None:
     play(scene, settings=Settings(tui=TuiSettings(keys={"retry": "f10", "retri": "f3"})))
 
 
-def test_help_names_every_action() -> None:
+def test_help_opens_and_closes() -> None:
     async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
-        from tui.actions import ACTIONS
-
-        text = app._help().plain
-        assert all(action.help in text for action in ACTIONS)
         await pilot.press("f1")
         await wait_until(pilot, lambda: type(app.screen).__name__ == "Help")
         await pilot.press("escape")

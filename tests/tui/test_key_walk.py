@@ -76,13 +76,21 @@ def test_f1_names_every_key_of_every_action() -> None:
     async def scene(daemon: FakeDaemon, app: FcdApp, pilot: Pilot[None]) -> None:
         await pilot.press("f1")
         await wait_until(pilot, lambda: modal(app))
-        words = str(app.screen.query_one("Static").visual)  # type: ignore[attr-defined]
+        text = app.screen.query_one("Static")
+        await wait_until(pilot, lambda: str(text.visual))  # type: ignore[attr-defined]
+        lines = str(text.visual).splitlines()  # type: ignore[attr-defined]
+        assert max(len(line) for line in lines) <= text.size.width == 71
         for action in ACTIONS:
-            assert f"({action.id})" in words
-            line = next(line for line in words.splitlines() if f"({action.id})" in line)
-            assert keys_shown(action, {}, UNICODE) in line
-        assert "k ↑" in words
-        assert "G End" in words
+            keys, command = keys_shown(action, {}, UNICODE), f"/{action.command}" if action.command else ""
+            end = next(at for at, line in enumerate(lines) if line.endswith(f"({action.id})"))
+            start = f"  {action.help.split()[0]} "
+            at = next(at for at in range(end, -1, -1) if start in lines[at])
+            left, words = lines[at].split(start, 1)
+            assert left.split() == [*keys.split(), *([command] if command else [])]
+            column = len(left) + 2  # what does not fit goes on in its column
+            assert all(len(line) - len(line.lstrip()) == column for line in lines[at + 1 : end + 1])
+            words = " ".join([words, *(line.strip() for line in lines[at + 1 : end + 1])])
+            assert start.lstrip() + words == f"{action.help} ({action.id})"
 
     walk(scene, FakeDaemon())
 

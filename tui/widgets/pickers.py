@@ -1,14 +1,14 @@
-"""Small windows over a screen: choose a model or a conversation, set parameters, confirm, read the keys."""
+"""Small windows over a screen: choose a model or a conversation, set parameters, confirm."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.containers import Grid, Horizontal, Vertical, VerticalScroll
+from textual.containers import Grid, Horizontal, Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Label, OptionList, Static, TextArea
@@ -241,20 +241,3 @@ class Confirm(Form[bool]):
     @on(Button.Pressed)
     def _pressed(self, event: Button.Pressed) -> None:
         self.dismiss(event.button.id == "yes")
-
-
-class Help(ModalScreen[None]):
-    """Every key, from the table of actions."""
-
-    BINDINGS = [Binding("escape,f1,q,enter", "dismiss(None)", "close", priority=True)]
-
-    def __init__(self, draw: Callable[[], Content]) -> None:
-        super().__init__()
-        self._draw = draw
-
-    def compose(self) -> ComposeResult:
-        with VerticalScroll(classes="dialog -tall"):
-            yield Static(self._draw())
-
-    def on_mount(self) -> None:
-        self.query_one(VerticalScroll).focus()
