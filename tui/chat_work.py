@@ -90,18 +90,19 @@ class ChatWork:
 
         if not target:
             hint = "by its end: .md to read, .json everything; or FILE sharegpt, FILE fastchat   esc leave it"
-            asked = await self._app.push_screen_wait(Ask("Write the chat to", f"chat-{info.id}.md", hint=hint))
+            name = f"chat-{info.id}.md"
+            asked = await self._app.push_screen_wait(Ask("Write the chat to", name, hint=hint, refuse=_taken))
             if not asked:
                 return
             target = asked
         name, form = split_target(target)
-        path = Path(name).expanduser()
+        path = _at_home(name)
         data = b"".join([piece async for piece in self._app.link.connected().export_chats(form, [info.id])])
         try:
             with path.open("xb") as file:
                 file.write(data)
         except FileExistsError:
-            self._app.notify(f"{path} is there already; give another name.", severity="warning", markup=False)
+            self._app.notify(_is_there(path), severity="warning", markup=False)
         except OSError as error:
             self._app.notify(f"{path} cannot be written: {error.strerror}", severity="error", markup=False)
         else:
@@ -112,12 +113,13 @@ class ChatWork:
 
         if not name:
             hint = "fcd's JSON, ChatGPT's conversations.json, ShareGPT, FastChat   esc leave it"
-            asked = await self._app.push_screen_wait(Ask("Take in chats from", hint=hint, placeholder="FILE"))
+            window = Ask("Take in chats from", hint=hint, placeholder="FILE", refuse=_unreadable)
+            asked = await self._app.push_screen_wait(window)
             name = asked or ""
         if not name:
             return
         try:
-            data = read_text(Path(name).expanduser())
+            data = read_text(_at_home(name))
         except ValueError as error:
             self._app.notify(str(error), severity="error", markup=False)
             return
@@ -132,6 +134,33 @@ def split_target(target: str) -> tuple[str, ChatFormat]:
     if name and last in _FORMATS:
         return name.strip(), last
     return target.strip(), _BY_SUFFIX.get(Path(target.strip()).suffix.lower(), "markdown")
+
+
+def _at_home(name: str) -> Path:
+    """With `~` as a shell reads it; left as it is where nobody has that home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def _is_there(path: Path) -> str:
+    return f"{path} is there already; give another name."
+
+
+def _taken(target: str) -> str:
+    """Why nothing can be written there, or nothing."""
+    path = _at_home(split_target(target)[0])
+    return _is_there(path) if path.exists() else ""
+
+
+def _unreadable(name: str) -> str:
+    """Why this file cannot be taken in, or nothing."""
+    try:
+        read_text(_at_home(name))
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def read_text(path: Path) -> str:

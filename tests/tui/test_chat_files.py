@@ -6,7 +6,7 @@ from pathlib import Path
 
 from textual import events
 from textual.pilot import Pilot
-from textual.widgets import Static
+from textual.widgets import Input, Static
 
 from fcd.wire.admin import DaemonEvent, WorkerInfo
 from tests.tui.chat_scene import ask, play
@@ -15,6 +15,7 @@ from tests.tui.fake_chats import say_something
 from tui.app import FcdApp
 from tui.screens.chat import ChatScreen
 from tui.widgets.message import TurnView
+from tui.widgets.pickers import Ask
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 """A PNG of one pixel."""
@@ -64,6 +65,39 @@ def test_files_go_with_a_question(tmp_path: Path) -> None:
             pilot,
             lambda: "pic.png 70 1x1" in str(screen.query(TurnView).last().question.query_one(".notice", Static).visual),
         )
+
+    play(scene)
+
+
+def test_a_refused_file_keeps_the_window_open_with_what_was_typed(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("otters\n")
+    (tmp_path / "big.txt").write_text("x" * 600_000)
+
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await pilot.press("ctrl+o")
+        await wait_until(pilot, lambda: isinstance(app.screen, Ask))
+        field, reason = app.screen.query_one(Input), app.screen.query_one(".dialog-refusal", Static)
+        assert not reason.display
+        for name, words in (("no.txt", "There is no file"), ("big.txt", "at most 512K of text")):
+            field.value = str(tmp_path / name)
+            await pilot.press("enter")
+            await wait_until(pilot, lambda words=words: reason.display and words in str(reason.visual))  # type: ignore[attr-defined]
+            assert field.value == str(tmp_path / name)
+        field.value = str(tmp_path / "notes.txt")
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: app.screen is screen)
+        assert [each.name for each in screen.attachments] == ["notes.txt"]
+        chat = await say_something(daemon, ("Question?", "Answer."))
+        await screen.open_chat(chat)
+        for command, name, words in (("/export", "notes.txt", "is there already"), ("/import", "no.txt", "cannot be")):
+            await ask(screen, pilot, command)
+            await wait_until(pilot, lambda: isinstance(app.screen, Ask))
+            reason = app.screen.query_one(".dialog-refusal", Static)
+            app.screen.query_one(Input).value = str(tmp_path / name)
+            await pilot.press("enter")
+            await wait_until(pilot, lambda line=reason, words=words: words in str(line.visual))
+            await pilot.press("escape")
+            await wait_until(pilot, lambda: app.screen is screen)
 
     play(scene)
 

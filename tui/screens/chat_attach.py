@@ -24,26 +24,27 @@ class ChatAttach(ChatBase):
         from tui.widgets.pickers import Ask
 
         hint = "a text file, or an image for a model that sees   enter attach it   esc leave it"
-        name = await self.fcd.push_screen_wait(Ask("Attach a file", hint=hint, placeholder="FILE"))
-        if name:
-            self.attach_file(name)
+        await self.fcd.push_screen_wait(Ask("Attach a file", hint=hint, placeholder="FILE", refuse=self._try_attach))
         self.set_focus(self.prompt)
 
     def attach_file(self, name: str) -> None:
         """Let a file go with the next question."""
+        if why := self._try_attach(name):
+            self.notify(why, severity="warning", markup=False)
+
+    def _try_attach(self, name: str) -> str:
+        """Attach it; why not, or nothing."""
         if len(self.attachments) >= MAX_ATTACHMENTS:
-            self.notify(f"At most {MAX_ATTACHMENTS} files go with a question.", severity="warning", markup=False)
-            return
+            return f"At most {MAX_ATTACHMENTS} files go with a question."
         try:
             attached = read_attachment(Path(name).expanduser())
-        except ValueError as error:
-            self.notify(str(error), severity="warning", markup=False)
-            return
+        except (ValueError, RuntimeError) as error:  # RuntimeError: `~someone` without a home
+            return str(error)
         if attached.is_image and (why := self._blind()):
-            self.notify(why, severity="warning", markup=False)
-            return
+            return why
         self.attachments.append(attached)
         self._show_attached()
+        return ""
 
     def _blind(self) -> str:
         """Why the chat's model takes no images, with what would work; empty where it does, or where that is not known

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from textual import on
@@ -193,26 +193,46 @@ class Panel(Form[tuple[str, dict[str, Any]] | None]):
 
 
 class Ask(ModalScreen[str | None]):
-    """One line of text. Gives it without spaces around, or None."""
+    """One line of text. Gives it without spaces around, or None.
+
+    `refuse` says why a text will not do, or nothing: then what was typed stays, with the reason.
+    """
 
     BINDINGS = [Binding("escape", "dismiss(None)", "close", priority=True)]
 
-    def __init__(self, title: str, value: str = "", *, hint: str = "", placeholder: str = "") -> None:
+    def __init__(
+        self,
+        title: str,
+        value: str = "",
+        *,
+        hint: str = "",
+        placeholder: str = "",
+        refuse: Callable[[str], str] | None = None,
+    ) -> None:
         super().__init__()
         self._title = title
         self._value = value
         self._hint = hint
         self._placeholder = placeholder
+        self._refuse = refuse
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
             yield Label(self._title, classes="dialog-title", markup=False)
             yield Input(self._value, placeholder=self._placeholder, compact=True)
+            yield Static("", classes="dialog-refusal", markup=False)
             yield Static(self._hint or "enter do it   esc leave it", classes="dialog-hint", markup=False)
 
     @on(Input.Submitted)
     def _done(self, event: Input.Submitted) -> None:
-        self.dismiss(event.value.strip())
+        value = event.value.strip()
+        why = self._refuse(value) if self._refuse is not None and value else ""
+        if not why:
+            self.dismiss(value)
+            return
+        line = self.query_one(".dialog-refusal", Static)
+        line.display = True
+        line.update(why)
 
 
 class Confirm(Form[bool]):
