@@ -137,6 +137,9 @@ class TokenLogprob(msgspec.Struct, frozen=True):
     logprob: float | None
     """None for a prompt's first token, which nothing predicts."""
     top: tuple[tuple[int, str, float], ...] = ()
+    begin: int = 0
+    """How many characters of the text stand before it. Tokens that share a character, and those that are not shown, do
+    not add up: lengths of `token` say nothing of it. A prompt's text has its special tokens in it."""
 
 
 class Delta(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ import torch
 
 from daemon.engines.base import Delta, EngineStats, FinishReason, TokenLogprob
 from daemon.engines.transformers.ahead import AheadRunner, Flight, can_fly, followers
-from daemon.engines.transformers.detokenizer import DetokenizerFactory
+from daemon.engines.transformers.detokenizer import Detokenizer, DetokenizerFactory
 from daemon.engines.transformers.masks import apply_masks
 from daemon.engines.transformers.packed import wants_prompt_logprobs
 from daemon.engines.transformers.rows import RowPool
@@ -220,12 +220,25 @@ class EngineCore:
             sequence.logprob_sum += chosen[i]
             if sequence.params.logprobs is not None:
                 k = sequence.params.logprobs
-                sequence.unsent_logprobs.append(self._entry(token, chosen[i], ids[i][:k], values[i][:k]))
+                sequence.unsent_logprobs.append(
+                    self._entry(sequence.detokenizer, token, chosen[i], ids[i][:k], values[i][:k])
+                )
 
-    def _entry(self, token: int, logprob: float | None, ids: Seq[int], values: Seq[float]) -> TokenLogprob:
+    def _entry(
+        self, before: Detokenizer, token: int, logprob: float | None, ids: Seq[int], values: Seq[float]
+    ) -> TokenLogprob:
         text = self._detokenizers.token_text
         top = tuple((i, text(i), v) for i, v in zip(ids, values, strict=True))
-        return TokenLogprob(token, text(token), logprob, top)
+        return TokenLogprob(token, text(token), logprob, top, before.place(token))
+
+    def _prompt_entry(
+        self, owner: RequestState, token: int, logprob: float | None, ids: Seq[int], values: Seq[float]
+    ) -> TokenLogprob:
+        if owner.prompt_text is None:
+            owner.prompt_text = self._detokenizers.make(skip_special_tokens=False)
+        entry = self._entry(owner.prompt_text, token, logprob, ids, values)
+        owner.prompt_text.feed(token)
+        return entry
 
     def _take_prompt_logprobs(self, logits: torch.Tensor, owners: list[Work]) -> tuple[torch.Tensor, list[Sequence]]:
         """Turn the rows of prompt chunks into log-probabilities; leave one row for each sequence to sample from."""
@@ -258,14 +271,15 @@ class EngineCore:
         sequence = work.sequence
         owner = sequence.owner
         if owner.prompt_logprobs is None or work.start == 0:
-            owner.prompt_logprobs = [self._entry(sequence.ids[0], None, (), ())]
+            owner.prompt_text = None
+            owner.prompt_logprobs = [self._prompt_entry(owner, sequence.ids[0], None, (), ())]
         following = sequence.ids[work.start + 1 : work.start + work.count + 1]
         if not following:
             return
         k = sequence.params.prompt_logprobs or 0
         tokens = torch.tensor(following, device=logits.device)
         chosen, ids, values = logprobs_of(logits[: len(following)], tokens, k)
-        entries = (self._entry(t, chosen[i], ids[i], values[i]) for i, t in enumerate(following))
+        entries = (self._prompt_entry(owner, t, chosen[i], ids[i], values[i]) for i, t in enumerate(following))
         owner.prompt_logprobs.extend(entries)
 
     def _advance(self, sequence: Sequence, token: int, now: float) -> None:

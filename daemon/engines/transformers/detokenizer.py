@@ -14,6 +14,11 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class Detokenizer(Protocol):
+    def place(self, token_id: int) -> int:
+        """How many characters of the text stand before this token, were it fed next: that many are before the character
+        that it goes on with, if one is open."""
+        ...
+
     def feed(self, token_id: int) -> str:
         """The text that is certain now."""
         ...
@@ -63,17 +68,28 @@ class DetokenizerFactory:
 class _ByteDetokenizer:
     """For byte-level BPE each token is a fixed run of bytes, so a table and a UTF-8 decoder are all that is needed."""
 
-    __slots__ = ("_decoder", "_skipped", "_table")
+    __slots__ = ("_decoder", "_given", "_skipped", "_table")
 
     def __init__(self, table: list[bytes], skipped: frozenset[int]) -> None:
         self._table = table
         self._skipped = skipped
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._given = 0
+
+    def place(self, token_id: int) -> int:
+        if token_id in self._skipped or token_id >= len(self._table):
+            return self._given
+        data = self._table[token_id]
+        # An open character that this token does not go on with becomes U+FFFD before it.
+        broken = bool(self._decoder.getstate()[0]) and data[:1] != b"" and not 0x80 <= data[0] < 0xC0
+        return self._given + broken
 
     def feed(self, token_id: int) -> str:
         if token_id in self._skipped or token_id >= len(self._table):
             return ""
-        return self._decoder.decode(self._table[token_id])
+        text = self._decoder.decode(self._table[token_id])
+        self._given += len(text)
+        return text
 
     def finish(self) -> str:
         return self._decoder.decode(b"", True)
@@ -85,7 +101,7 @@ class _WindowDetokenizer:
     A token's text depends only on its neighbours, so the window needs one settled run of tokens as its context.
     """
 
-    __slots__ = ("_factory", "_ids", "_known", "_read", "_skipped", "_start")
+    __slots__ = ("_factory", "_given", "_ids", "_known", "_place", "_read", "_skipped", "_start")
 
     def __init__(self, factory: DetokenizerFactory, skipped: frozenset[int]) -> None:
         self._factory = factory
@@ -94,6 +110,16 @@ class _WindowDetokenizer:
         self._start = 0
         self._read = 0
         self._known = ""
+        self._given = 0
+        self._place = 0
+
+    def place(self, token_id: int) -> int:
+        text = self._factory.decode(self._ids[self._start :])
+        in_bytes = token_id in self._factory.byte_ids
+        opened = text.endswith("\ufffd") and (self._ids[-1] in self._factory.byte_ids) == in_bytes
+        if not opened or token_id in self._skipped:
+            self._place = max(self._place, self._given + len(text) - len(self._known))
+        return self._place
 
     def feed(self, token_id: int) -> str:
         if token_id in self._skipped:
@@ -107,6 +133,7 @@ class _WindowDetokenizer:
         if text.endswith("\ufffd") or not text.startswith(self._known) or len(text) <= len(self._known):
             return ""
         new = text[len(self._known) :]
+        self._given += len(new)
         self._settle()
         return new
 

@@ -22,6 +22,8 @@ class RequestState:
     arrived: float
     sequences: list[Sequence] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] | None = None
+    prompt_text: Detokenizer | None = None
+    """Where the next of `prompt_logprobs` stands."""
     started: bool = False
     """The first delta has been sent."""
     first_token_at: float | None = None

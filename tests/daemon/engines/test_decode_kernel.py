@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 
+import numpy
 import pytest
 import torch
 
@@ -126,3 +128,25 @@ def test_what_fp16_cannot_hold(kernel: DecodeAttention) -> None:
     out = batch.attend(kernel, 1)
     most = 65504.0 if kernel.stored == torch.float16 else 1e6
     assert torch.equal(out, torch.tensor([most, -most] * 4).expand_as(out))
+
+
+def test_a_key_that_is_no_number_shows(kernel: DecodeAttention) -> None:
+    """In its own head alone, and nothing hides it."""
+    batch = Batch(kernel, 3, kv_heads=2, group=2, key_dim=8, value_dim=8, capacity=40)
+    batch.positions = [30] * len(batch.slots)
+    batch.keys[batch.slots[0], 1, 7] = float("nan")
+    out = batch.attend(kernel, None)
+    assert out[0, 2:].isnan().all()
+    assert out[0, :2].isfinite().all()
+    assert out[1:].isfinite().all()
+
+
+def test_exponential_is_the_exponential(kernel: DecodeAttention) -> None:
+    from daemon.engines.transformers.kernels.compiling import exponential
+
+    for x in torch.linspace(-86.9, 0, 4001).tolist():
+        want = math.exp(torch.tensor(x).item())
+        assert abs(exponential(numpy.float32(x)) - want) <= 2e-7 * want, x
+    assert exponential(numpy.float32(-90)) == 0.0
+    assert exponential(numpy.float32("-inf")) == 0.0
+    assert math.isnan(exponential(numpy.float32("nan")))

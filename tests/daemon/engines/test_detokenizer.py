@@ -58,6 +58,23 @@ def test_any_text_streams_whole_characters(kind: str, text: str) -> None:
         assert got == text
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@given(text=st.text(alphabet="ab é€😀.", max_size=20), special=st.integers(0, 20))
+@settings(max_examples=100, deadline=None)
+def test_where_tokens_stand(kind: str, text: str, special: int) -> None:
+    ids: list[int] = tokenizer(kind).encode(text, add_special_tokens=False)
+    ids.insert(min(special, len(ids)), int(tokenizer(kind).all_special_ids[0]))
+    detokenizer = factory(kind).make(skip_special_tokens=True)
+    for at, token in enumerate(ids):
+        before = whole(kind, ids[:at])
+        if not before.endswith("\ufffd"):
+            assert detokenizer.place(token) == len(before)
+        elif token not in tokenizer(kind).all_special_ids:
+            opened = next(n for n in range(at, -1, -1) if not whole(kind, ids[:n]).endswith("\ufffd"))
+            assert detokenizer.place(token) == len(whole(kind, ids[:opened]))
+        detokenizer.feed(token)
+
+
 def test_text_flows_and_is_not_kept_to_the_end() -> None:
     text = "The quick brown fox jumps over the lazy dog. " * 4
     for kind in KINDS:

@@ -93,6 +93,24 @@ def test_logprobs_are_the_models_own() -> None:
     with_engine("llama", test)
 
 
+def test_skipped_tokens_take_no_room() -> None:
+    async def test(engine: Engine) -> None:
+        special = int(engine.tokenizer.all_special_ids[0])
+        for skip in (True, False):
+            bias = {special: 100.0}
+            answer = await ask(engine, PROMPT, max_tokens=3, logprobs=0, logit_bias=bias, skip_special_tokens=skip)
+            assert answer.ids == [special] * 3
+            assert [entry.begin for entry in answer.logprobs] == [at * len(answer.text) // 3 for at in range(3)]
+            assert bool(answer.text) is not skip
+        answer = await ask(engine, [special, *PROMPT], max_tokens=1, prompt_logprobs=0)
+        entries = answer.deltas[0].prompt_logprobs
+        assert entries is not None
+        decoded = [len(engine.tokenizer.decode([special, *PROMPT][:at])) for at in range(len(PROMPT) + 1)]
+        assert [entry.begin for entry in entries] == decoded
+
+    with_engine("llama", test)
+
+
 @pytest.mark.parametrize("length", [1, 7, 600])
 def test_prompt_logprobs(length: int) -> None:
     import torch

@@ -7,30 +7,51 @@ numbers that are not counts.
 
 from __future__ import annotations
 
+import hashlib
+import os
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
 from numba import carray, njit, types
+from numba.core import config
 from numba.extending import intrinsic
 
 from daemon.engines.transformers.kernels.team import THREAD, THREADS, Team
+from fcd.paths import resolve_paths
 
 thread_number = types.ExternalFunction(THREAD, types.int32())
 thread_count = types.ExternalFunction(THREADS, types.int32())
-OPTIONS: dict[str, Any] = {"fastmath": {"nsz", "contract", "reassoc"}, "error_model": "numpy", "cache": True}
+OPTIONS: dict[str, Any] = {"fastmath": {"nsz", "contract", "reassoc"}, "error_model": "numpy"}
 """Sums in any order, so that they fill vectors; infinities and NaNs stay what they are."""
+KEPT: dict[str, Any] = {**OPTIONS, "cache": True}
+"""Of the kernels themselves, into which everything else is compiled."""
 SIGNATURE = types.void(types.CPointer(types.int64))
 F = np.float32
 
 
 def prepare(team: Team) -> None:
-    """Tell the compiler where OpenMP's functions are; before any kernel is imported.
-
-    Compiled code is kept beside Python's own bytecode, or in the user's caches where that cannot be written.
-    """
+    """Tell the compiler where OpenMP's functions are and where compiled code is kept; before any kernel is imported."""
     for name, address in team.symbols.items():
         binding.add_symbol(name, address)
+    config.CACHE_DIR = str(_compiled_folder())
+
+
+def _compiled_folder() -> Path:
+    """Beside Python's own bytecode, or in the caches where that cannot be written; one for these very sources, since
+    numba looks at a kernel's own file alone. Those of other sources go."""
+    here = Path(__file__).parent
+    beside = here / "__pycache__"
+    base = beside if os.access(beside if beside.exists() else here, os.W_OK) else resolve_paths().cache
+    sources = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
+    folder = base / f"kernels-{hashlib.sha256(sources).hexdigest()[:16]}"
+    for other in base.glob("kernels-*"):
+        if other != folder:
+            shutil.rmtree(other, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -106,8 +127,8 @@ def integers(address: Any, count: Any) -> Any:
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def exponential(x: Any) -> Any:
-    """e^x for x at most 0, in fp32, within 2 ulp: a power of two times a polynomial (Cephes' `expf`), which fills
-    vectors where a call of the C library cannot. Below -87 it is 0."""
+    """e^x for x at most 0, in fp32, to 1e-7 of it: a power of two times a polynomial (Cephes' `expf`), which fills
+    vectors where a call of the C library cannot. Below -87 it is 0; of no number it is none."""
     low = max(x, F(-87.0))
     whole = np.floor(low * F(1.44269504088896341) + F(0.5))
     rest = low - whole * F(0.693359375) + whole * F(2.12194440e-4)
@@ -119,4 +140,4 @@ def exponential(x: Any) -> Any:
     p = p * rest + F(5.0000001201e-1)
     p = p * rest * rest + rest + F(1.0)
     power = np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
-    return p * power if x >= F(-87.0) else F(0.0)
+    return p * power if x >= F(-87.0) else (F(0.0) if x < F(-87.0) else x)

@@ -6,7 +6,7 @@ from typing import Any
 
 from numba import carray, cfunc
 
-from daemon.engines.transformers.kernels.compiling import OPTIONS, SIGNATURE, floats, thread_count, thread_number
+from daemon.engines.transformers.kernels.compiling import KEPT, SIGNATURE, floats, thread_count, thread_number
 from daemon.engines.transformers.kernels.decode_attention import (
     EACH,
     KEY_DIM,
@@ -22,7 +22,7 @@ from daemon.engines.transformers.kernels.decode_attention import (
 )
 
 
-@cfunc(SIGNATURE, **OPTIONS)  # type: ignore[untyped-decorator]
+@cfunc(SIGNATURE, **KEPT)  # type: ignore[untyped-decorator]
 def kernel(data: Any) -> None:
     """One thread's share: every so manyth K/V head of all rows."""
     table = carray(data, (SIZE,))

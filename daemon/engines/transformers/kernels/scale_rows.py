@@ -9,6 +9,7 @@ import numpy as np
 from numba import carray, cfunc, njit
 
 from daemon.engines.transformers.kernels.compiling import (
+    KEPT,
     OPTIONS,
     SIGNATURE,
     F,
@@ -40,7 +41,7 @@ def _scale(row: Any, out: Any, top: Any, least: Any) -> Any:
     return step, largest, squares
 
 
-@cfunc(SIGNATURE, **OPTIONS)  # type: ignore[untyped-decorator]
+@cfunc(SIGNATURE, **KEPT)  # type: ignore[untyped-decorator]
 def kernel(data: Any) -> None:
     """One thread's share: every so manyth row."""
     table = carray(data, (SIZE,))

@@ -37,11 +37,16 @@ def find_team() -> Team | None:
     """PyTorch's threads; None where they are not OpenMP's, or which library's they are cannot be told."""
     if "OpenMP" not in torch.__config__.parallel_info() or not _MAPS.exists():
         return None
-    paths = {line.split(maxsplit=5)[-1] for line in _MAPS.read_text().splitlines() if "/" in line}
-    found = [path for path in paths if Path(path).name.startswith(_NAMES)]
-    if len(found) != 1:
+    lines = (line.split(maxsplit=5) for line in _MAPS.read_text().splitlines())
+    paths = {Path(words[5]) for words in lines if len(words) == 6 and words[5].startswith("/")}
+    found = [path for path in paths if path.name.startswith(_NAMES)]
+    # Other packages bring such a library as well: PyTorch's stands beside its own.
+    package = Path(torch.__file__).resolve().parent
+    homes = {package / "lib", package.parent / "torch.libs"}
+    own = [path for path in found if path.parent in homes] or found
+    if len(own) != 1:
         return None
-    library = ctypes.CDLL(found[0])
+    library = ctypes.CDLL(str(own[0]))
     return Team(library) if all(hasattr(library, name) for name in (_ENTRY, THREAD, THREADS)) else None
 
 
