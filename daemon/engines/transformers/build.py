@@ -68,11 +68,10 @@ def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts | LoadedMo
     if loaded.kind == "encoder":
         progress("ready", 1.0, 1.0)
         return loaded
-    # Compiling the kernels is part of it, the first time on a machine.
     progress("kv cache", 0.0, 0.0)
     info = loaded.info
     device = torch.device(info.device)
-    runner, pool, adapters = _make_runner(loaded, lambda: kv_budget(options, device), spinning)
+    runner, pool, adapters = _make_runner(loaded, lambda: kv_budget(options, device), spinning, progress)
     if adapters is not None:
         info = msgspec.structs.replace(info, memory_bytes=info.memory_bytes + adapters.bytes)
     parallel = options.max_batch or MAX_BATCH.get(device.type, 32)
@@ -88,10 +87,10 @@ def load_parts(options: LoadOptions, progress: LoadProgress) -> Parts | LoadedMo
 
 
 def _make_runner(
-    loaded: LoadedModel, budget: Callable[[], int], spinning: Spinning | None
+    loaded: LoadedModel, budget: Callable[[], int], spinning: Spinning | None, progress: LoadProgress
 ) -> tuple[Runner, RowPool, Adapters | None]:
     """The runner, its rows and the adapters; `budget` is asked once everything else has its memory."""
-    runner, pool, adapters = _make_text_runner(loaded, budget, spinning)
+    runner, pool, adapters = _make_text_runner(loaded, budget, spinning, progress)
     if loaded.processor is None:
         return runner, pool, adapters
     threads = runner.threads if isinstance(runner, PackedRunner) else None
@@ -99,7 +98,7 @@ def _make_runner(
 
 
 def _make_text_runner(
-    loaded: LoadedModel, budget: Callable[[], int], spinning: Spinning | None
+    loaded: LoadedModel, budget: Callable[[], int], spinning: Spinning | None, progress: LoadProgress
 ) -> tuple[PackedRunner | SerialRunner | Seq2SeqRunner, RowPool, Adapters | None]:
     model, context = loaded.model, loaded.info.context_length
     if loaded.kind == "packed":
@@ -117,6 +116,9 @@ def _make_text_runner(
             trim_heap()
         threads = _tune_threads(model, lean, device, spinning) if device.type == "cpu" else None
         flash = flash_usable(layers, kinds, model.config.get_text_config(decoder=True).num_attention_heads)
+        if device.type == "cpu":
+            # Compiled the first time on a machine, which takes seconds.
+            progress("kernels", 0.0, 0.0)
         layers, kernel = _decode_kernel(layers, kinds, half=loaded.half_cache)
         per_token = sum(layer.bytes_per_token for layer in layers)
         pool = _make_pool(context, per_token, budget(), max_cached=MAX_CACHED, scattered=flash)
