@@ -1,4 +1,4 @@
-"""Finding conversations by what was said: SQLite's FTS5 where it is there, else by reading everything.
+"""Finding conversations by what was said and attached: SQLite's FTS5 where it is there, else by reading everything.
 
 The index is a table of its own, kept by the functions here: a database that has it can still be written by an SQLite
 without FTS5, after which `prepare` makes it anew.
@@ -15,6 +15,17 @@ Method = Literal["fts5", "like"]
 _TABLE = (
     "CREATE VIRTUAL TABLE IF NOT EXISTS chat_words USING fts5"
     " (body, chat UNINDEXED, message UNINDEXED, tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3')"
+)
+_FORM = "2"
+"""Of what is indexed: an index of another form is made anew. 2: attached files too."""
+_BODY = (
+    "(content || coalesce((SELECT group_concat(char(10) || name || CASE WHEN media LIKE 'image/%' THEN ''"
+    " ELSE char(10) || data END, '') FROM chat_attachments WHERE message = chat_messages.id), ''))"
+)
+"""What is searched of a message: what was said, and what goes with it, by name and text."""
+_SAID = (
+    "state NOT IN ('waiting', 'writing')"
+    " AND (content <> '' OR EXISTS (SELECT 1 FROM chat_attachments WHERE message = chat_messages.id))"
 )
 _MOST_WORDS = 32
 _EXCERPT_WORDS = 14
@@ -48,28 +59,28 @@ def prepare(db: sqlite3.Connection) -> Method:
     if not has_fts5(db):
         return "like"
     db.execute(_TABLE)
-    said: int = db.execute(
-        "SELECT count(*) FROM chat_messages WHERE content <> '' AND state NOT IN ('waiting', 'writing')"
-    ).fetchone()[0]
+    said: int = db.execute(f"SELECT count(*) FROM chat_messages WHERE {_SAID}").fetchone()[0]
     indexed: int = db.execute("SELECT count(*) FROM chat_words WHERE message <> ''").fetchone()[0]
-    if said != indexed:
+    form = db.execute("SELECT value FROM chat_facts WHERE name = 'search'").fetchone()
+    if said != indexed or form != (_FORM,):
         db.execute("DELETE FROM chat_words")
         db.execute(
             "INSERT INTO chat_words (rowid, body, chat, message)"
-            " SELECT 2 * number, content, chat, id FROM chat_messages"
-            " WHERE content <> '' AND state NOT IN ('waiting', 'writing')"
+            f" SELECT 2 * number, {_BODY}, chat, id FROM chat_messages WHERE {_SAID}"
         )
         db.execute(
             "INSERT INTO chat_words (rowid, body, chat, message)"
             " SELECT 2 * rowid + 1, title, id, '' FROM chats WHERE title <> ''"
         )
+        db.execute("INSERT OR REPLACE INTO chat_facts (name, value) VALUES ('search', ?)", (_FORM,))
     return "fts5"
 
 
-def index_message(db: sqlite3.Connection, chat: str, message: str, content: str) -> None:
+def index_message(db: sqlite3.Connection, chat: str, message: str) -> None:
+    """As it stands in the database, with its attachments."""
     if is_indexed(db):
-        row = db.execute("SELECT number FROM chat_messages WHERE id = ?", (message,)).fetchone()
-        _put(db, 2 * row[0], content, chat, message)
+        row = db.execute(f"SELECT number, {_BODY} FROM chat_messages WHERE id = ?", (message,)).fetchone()
+        _put(db, 2 * row[0], row[1], chat, message)
 
 
 def index_title(db: sqlite3.Connection, chat: str, title: str) -> None:
@@ -129,7 +140,7 @@ def _by_reading(db: sqlite3.Connection, wanted: list[str], limit: int) -> list[t
     rows = db.execute(
         "SELECT chat, message, body FROM ("
         "SELECT id AS chat, '' AS message, title AS body, updated_at AS at FROM chats WHERE deleted_at = 0"
-        " UNION ALL SELECT chats.id, chat_messages.id, content, updated_at FROM chat_messages"
+        f" UNION ALL SELECT chats.id, chat_messages.id, {_BODY}, updated_at FROM chat_messages"
         " JOIN chats ON chats.id = chat_messages.chat WHERE deleted_at = 0"
         f") WHERE {matches} ORDER BY at DESC LIMIT ?",
         (*patterns, limit * 20),

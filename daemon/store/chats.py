@@ -235,7 +235,7 @@ def add_message(db: sqlite3.Connection, chat: str, message: ChatMessage, room: R
             "UPDATE chats SET beginning = ? WHERE id = ? AND beginning = ''", (beginning_of(message.content), chat)
         )
     if not message.is_running:
-        chat_search.index_message(db, chat, message.id, message.content)
+        chat_search.index_message(db, chat, message.id)
 
 
 def update_answer(db: sqlite3.Connection, chat: str, message: ChatMessage) -> None:
@@ -246,7 +246,7 @@ def update_answer(db: sqlite3.Connection, chat: str, message: ChatMessage) -> No
         (*values, message.id),
     )
     if not message.is_running:
-        chat_search.index_message(db, chat, message.id, message.content)
+        chat_search.index_message(db, chat, message.id)
 
 
 def touch(db: sqlite3.Connection, chat: str, now: float) -> None:
@@ -291,10 +291,10 @@ def merge_line(db: sqlite3.Connection, chat: str, messages: Sequence[LogMessage]
 
 def mark_interrupted(db: sqlite3.Connection) -> int:
     """Answers that a former daemon did not finish; how many there were."""
-    rows = db.execute("SELECT id, chat, content FROM chat_messages WHERE state IN ('waiting', 'writing')").fetchall()
-    for message, chat, content in rows:
+    rows = db.execute("SELECT id, chat FROM chat_messages WHERE state IN ('waiting', 'writing')").fetchall()
+    for message, chat in rows:
         db.execute("UPDATE chat_messages SET state = 'interrupted' WHERE id = ?", (message,))
-        chat_search.index_message(db, chat, message, content)
+        chat_search.index_message(db, chat, message)
     return len(rows)
 
 

@@ -332,6 +332,37 @@ def test_listing_naming_pinning_searching() -> None:
     run(main())
 
 
+def test_searching_finds_what_stands_only_in_an_attached_file() -> None:
+    async def main() -> None:
+        async with arena_daemon(scripts()) as daemon:
+            client, store = daemon.client, daemon.context.store
+            notes = Attachment("notes.txt", "text/plain", "Wolverines sleep in dens.", 25)
+            data = data_url(png(2, 1))
+            image = Attachment("dens.png", "image/png", data, 70)
+            chat, *_ = await begin(client, "What is in it?", attachments=[notes, image])
+            await ended(client, chat)
+
+            async def check(method: str) -> None:
+                for words in ("wolverines", "notes.txt", "dens.png", "wolverines what"):
+                    found = await client.search_chats(words)
+                    assert ([hit.chat.id for hit in found.hits], found.method) == ([chat], method), words
+                assert "Wolverines" in (await client.search_chats("wolverines")).hits[0].excerpt
+                assert (await client.search_chats(data[30:50])).hits == []
+
+            await check("fts5")
+            await store.run(lambda db: db.execute("DROP TABLE chat_words"))
+            await check("like")
+            await store.run(chat_search.prepare)
+            await check("fts5")
+            # An index of former versions has as many rows, of what was said alone.
+            await store.run(lambda db: db.execute("DELETE FROM chat_facts WHERE name = 'search'"))
+            await store.run(lambda db: db.execute("UPDATE chat_words SET body = 'what is in it' WHERE message <> ''"))
+            await store.run(chat_search.prepare)
+            await check("fts5")
+
+    run(main())
+
+
 def test_presets() -> None:
     async def main() -> None:
         async with arena_daemon(scripts()) as daemon:
