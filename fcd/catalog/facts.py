@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import msgspec
 
 from fcd.catalog.hub import weight_files
+from fcd.machine import PACKED_HALF
 
 _BITS: Mapping[str, int] = {
     "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "I64": 64,
@@ -156,6 +158,9 @@ def estimate(folder: Path, quantization: str = "", *, dtype: str = "", packed: b
     """
     facts = read_facts(folder)
     kv_bits = _DTYPE_BITS.get((dtype or facts.dtype).partition(" ")[0], 16)
+    if dtype == PACKED_HALF and sys.platform == "linux":
+        # Where the engine has kernels that read it so.
+        kv_bits = 16
     floats = "float16" if packed else dtype
     kv_bytes = facts.kv_values_per_token * kv_bits // 8
     files = weight_files(folder)
