@@ -64,12 +64,28 @@ def test_the_open_conversation_can_be_deleted_and_comes_back() -> None:
         await ask(screen, pilot, "Hi")
         daemon.end()
         await wait_until(pilot, lambda: not screen.busy and screen.chat.id)
+        chat = screen.chat.id
         await ask(screen, pilot, "/delete")
         await wait_until(pilot, lambda: not screen.chat.id and not screen.chat.turns())
         assert (await daemon.chats.service.listed(9, 0)).total == 0
         await ask(screen, pilot, "/undelete")
-        while not (await daemon.chats.service.listed(9, 0)).total:
-            await pilot.pause(0.01)
+        await wait_until(pilot, lambda: screen.chat.id == chat and len(screen.transcript.views) == 1)
+        assert (await daemon.chats.service.listed(9, 0)).total == 1
+
+    play(scene)
+
+
+def test_a_deletion_taken_back_takes_nobody_away_from_what_was_begun_meanwhile() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        chat, other = await say_something(daemon, ("Hi", "yes")), await say_something(daemon, ("Other", "yes"))
+        await screen.open_chat(chat)
+        await ask(screen, pilot, "/delete")
+        await wait_until(pilot, lambda: not screen.chat.id)
+        await screen.open_chat(other)
+        await ask(screen, pilot, "/undelete")
+        await wait_until(pilot, lambda: any("It is back" in note.message for note in app._notifications))
+        await pilot.pause()
+        assert screen.chat.id == other
 
     play(scene)
 

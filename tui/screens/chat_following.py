@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from textual import work
 
@@ -24,6 +25,8 @@ class ChatFollowing(ChatLoading):
     """Which conversation is shown, and what the daemon says of it."""
 
     _next_flush = 0.0
+    _left = ""
+    """The conversation that was deleted while it was shown: it comes back here, unless something else began."""
 
     async def open_chat(self, chat: str) -> None:
         """Show another conversation. Raises FcdError: it cannot be had."""
@@ -35,7 +38,7 @@ class ChatFollowing(ChatLoading):
         self.workers.cancel_group(self, "follow")
         self.workers.cancel_group(self, "reload")
         self.chat = conversation
-        self._warmed = ""
+        self._left = self._warmed = ""
         self._unsent, self._sending = None, False
         self.leave_editing()
         self.attachments = []
@@ -50,12 +53,22 @@ class ChatFollowing(ChatLoading):
     def _chats_changed(self, event: DaemonEvent) -> None:
         if event.message == "deleted" and event.name and event.name == self.chat.id:
             self.run_worker(self.leave_deleted(), group="reload", exclusive=True)
+        elif event.message == "created" and event.name and event.name == self._left:
+            self.run_worker(self._back_to(event.name), group="reload", exclusive=True)
         elif self.chat.id and event.name in ("", self.chat.id):
             self.reload()
 
     async def leave_deleted(self) -> None:
         """The conversation is gone: begin a new one with the same settings."""
+        left = self.chat.id
         await self.show_chat(Conversation(self.chat.model, self.chat.system, self.chat.params))
+        self._left = left
+
+    async def _back_to(self, chat: str) -> None:
+        """Its deletion was taken back, and nothing was begun meanwhile."""
+        if not (self.busy or self.chat.id or self.chat.pending or self.attachments):
+            with suppress(FcdError):
+                await self.open_chat(chat)
 
     @work(exclusive=True, group="reload")
     async def reload(self) -> None:
