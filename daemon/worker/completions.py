@@ -22,6 +22,7 @@ from daemon.worker.generation import (
     truncate,
 )
 from daemon.worker.state import Model, Worker
+from daemon.worker.tokens import Echo
 from fcd.errors import invalid
 from fcd.wire.openai import CompletionRequest, Prompt
 from fcd.wire.openai_answers import DONE, ChunkWriter, Completion, CompletionChoice, CompletionLogprobs
@@ -35,8 +36,8 @@ class CompletionJob:
     id: str
     created: int
     requests: list[GenerationRequest]
-    echoes: list[str]
-    """What `echo` gives back of each prompt; empty strings without it."""
+    echoes: list[Echo]
+    """One for each prompt; empty ones without `echo`."""
     tally: Tally
 
     def index(self, prompt: int, choice: int) -> int:
@@ -60,7 +61,7 @@ async def prepare_completion(worker: Worker, asked: CompletionRequest) -> Comple
         await _request(worker, asked, prompt, job_id if single else f"{job_id}-{position}", position, single)
         for position, prompt in enumerate(prompts)
     ]
-    echoes = [""] * len(prompts)
+    echoes = [Echo()] * len(prompts)
     if asked.echo:
         echoes = await asyncio.gather(
             *(_echo(model, asked, prompt, request) for prompt, request in zip(prompts, requests, strict=True))
@@ -98,11 +99,12 @@ async def _request(
     return GenerationRequest(request_id, ids, params, n=asked.choices, best_of=asked.samples, adapter=adapter)
 
 
-async def _echo(model: Model, asked: CompletionRequest, prompt: Prompt, request: GenerationRequest) -> str:
+async def _echo(model: Model, asked: CompletionRequest, prompt: Prompt, request: GenerationRequest) -> Echo:
     whole = asked.truncate_prompt_tokens is None and isinstance(prompt, str)
-    if whole and isinstance(prompt, str):
-        return prompt
-    return await asyncio.to_thread(model.prompter.decode, request.prompt_ids)
+    if whole and asked.logprobs is None:
+        return Echo(str(prompt))
+    decoded = await asyncio.to_thread(model.prompter.decode, request.prompt_ids)
+    return Echo.of(str(prompt), decoded) if whole else Echo(decoded)
 
 
 async def complete(worker: Worker, job: CompletionJob) -> Completion:
@@ -128,13 +130,15 @@ async def complete(worker: Worker, job: CompletionJob) -> Completion:
 
 def _choice(model: Model, job: CompletionJob, index: int, found: Collected) -> CompletionChoice:
     asked = job.asked
+    echo = job.echoes[index // asked.choices]
     logprobs: CompletionLogprobs | None = None
     if asked.logprobs is not None:
-        entries: list[TokenLogprob] = [*(_shown(found.prompt_logprobs, asked) if asked.echo else ()), *found.logprobs]
-        logprobs = model.tokens.completion(entries, 0)
+        prompt = _shown(found.prompt_logprobs, asked) if asked.echo else []
+        places = [*echo.places(prompt), *echo.places_behind(found.logprobs, len(found.text))]
+        logprobs = model.tokens.completion([*prompt, *found.logprobs], places)
     choice = CompletionChoice(
         index,
-        job.echoes[index // asked.choices] + found.text,
+        echo.text + found.text,
         logprobs,
         found.finish_reason,
         found.stop_reason,
@@ -148,7 +152,8 @@ def _shown(entries: tuple[TokenLogprob, ...] | None, asked: CompletionRequest) -
     """The prompt's entries with as many alternatives as `logprobs` asks for."""
     most = asked.logprobs or 0
     return [
-        TokenLogprob(entry.token_id, entry.token, entry.logprob, tuple(entry.top[:most])) for entry in entries or ()
+        TokenLogprob(entry.token_id, entry.token, entry.logprob, tuple(entry.top[:most]), entry.begin)
+        for entry in entries or ()
     ]
 
 
@@ -164,30 +169,38 @@ async def stream_completion(worker: Worker, job: CompletionJob) -> AsyncGenerato
         fingerprint=worker.fingerprint,
         with_usage=asked.wants_usage,
     )
-    offsets: dict[int, int] = {}
+    shown: dict[int, int] = {}
+    """By choice, the characters of its answer that were sent."""
+    waiting: dict[int, list[TokenLogprob]] = {}
     echoed: dict[int, list[TokenLogprob]] = {}
 
     def begin(prompt: int, index: int) -> bytes:
         """What a choice starts with: the echo of its prompt."""
-        offsets[index] = 0
+        shown[index] = 0
         if not asked.echo:
             return b""
         if asked.logprobs is None:
-            return write.text(index, job.echoes[prompt])
-        return with_logprobs(index, job.echoes[prompt], echoed.get(prompt, []))
+            return write.text(index, job.echoes[prompt].text)
+        places = job.echoes[prompt].places(echoed.get(prompt, []))
+        return write.text_with_logprobs(
+            index, job.echoes[prompt].text, tokens.completion(echoed.get(prompt, []), places)
+        )
 
-    def with_logprobs(index: int, text: str, entries: list[TokenLogprob]) -> bytes:
-        found = tokens.completion(entries, offsets[index])
-        offsets[index] += sum(len(entry.token) for entry in entries)
-        return write.text_with_logprobs(index, text, found)
+    def logprobs(prompt: int, delta: Delta, index: int) -> CompletionLogprobs | None:
+        """Of the tokens whose place is certain: what may become a stop string is not shown yet, and may never be."""
+        entries = [*waiting.pop(index, ()), *delta.logprobs]
+        known = [entry for entry in entries if delta.finish_reason is not None or entry.begin <= shown[index]]
+        waiting[index] = entries[len(known) :]
+        return tokens.completion(known, job.echoes[prompt].places_behind(known, shown[index])) if known else None
 
     def event(prompt: int, delta: Delta) -> bytes:
         index = job.index(prompt, delta.index)
         if delta.prompt_logprobs is not None:
             echoed[prompt] = _shown(delta.prompt_logprobs, asked)
-        out = begin(prompt, index) if index not in offsets else b""
-        if asked.logprobs is not None and delta.logprobs:
-            out += with_logprobs(index, delta.text, list(delta.logprobs))
+        out = begin(prompt, index) if index not in shown else b""
+        shown[index] += len(delta.text)
+        if asked.logprobs is not None and (found := logprobs(prompt, delta, index)) is not None:
+            out += write.text_with_logprobs(index, delta.text, found)
         elif delta.text:
             out += write.text(index, delta.text)
         if delta.finish_reason is not None:

@@ -14,6 +14,7 @@ from daemon.worker.fastchat_params import FastChatParams, generation_request, re
 from daemon.worker.fastchat_routes import encode_frame, routes_for
 from daemon.worker.generation import generate
 from daemon.worker.state import Worker
+from daemon.worker.tokens import Echo
 from fcd.wire.controller import WorkerStatus
 
 
@@ -65,8 +66,12 @@ class _Cumulative:
 
     def __init__(self, worker: Worker, params: FastChatParams, request: GenerationRequest, prompt: str) -> None:
         self._tokens = worker.ready().tokens
+        self._decode = worker.ready().prompter.decode
+        self._prompt_ids = request.prompt_ids
         self._params = params
-        self._text = prompt if params.echo else ""
+        self._echo = Echo(prompt) if params.echo else Echo()
+        self._text = self._echo.text
+        self._prompt_logprobs: list[TokenLogprob] = []
         self._prompt_tokens = len(request.prompt_ids)
         self._completion_tokens = 0
         self._logprobs: list[TokenLogprob] = []
@@ -76,7 +81,8 @@ class _Cumulative:
         self._text += delta.text
         self._completion_tokens += len(delta.token_ids)
         if delta.prompt_logprobs is not None and self._params.echo:
-            self._logprobs.extend(delta.prompt_logprobs)
+            self._echo = Echo.of(self._echo.text, self._decode(self._prompt_ids))
+            self._prompt_logprobs.extend(delta.prompt_logprobs)
         self._logprobs.extend(delta.logprobs)
         if delta.finish_reason is not None:
             self.finish_reason = delta.finish_reason
@@ -84,5 +90,7 @@ class _Cumulative:
     def frame(self, finish_reason: str | None) -> bytes:
         logprobs = None
         if self._params.logprobs is not None:
-            logprobs = self._tokens.completion(self._logprobs, 0)
+            shown = len(self._text) - len(self._echo.text)
+            places = [*self._echo.places(self._prompt_logprobs), *self._echo.places_behind(self._logprobs, shown)]
+            logprobs = self._tokens.completion([*self._prompt_logprobs, *self._logprobs], places)
         return encode_frame(self._text, self._prompt_tokens, self._completion_tokens, finish_reason, logprobs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from daemon.engines.base import TokenLogprob
@@ -18,6 +19,28 @@ from fcd.wire.openai_answers import (
 )
 
 _BYTE_TOKEN = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
+
+
+@dataclass(frozen=True)
+class Echo:
+    """What `echo` gives back of a prompt."""
+
+    text: str = ""
+    hidden: int = 0
+    """How many characters stand before it in the text of the prompt's tokens: a BOS that the prompt did not have."""
+
+    @classmethod
+    def of(cls, text: str, decoded: str) -> Echo:
+        """Of a prompt that was this text; `decoded` is that of its tokens."""
+        return cls(text, max(0, decoded.find(text)))
+
+    def places(self, entries: Sequence[TokenLogprob]) -> list[int]:
+        """Where the prompt's tokens stand in the choice's text."""
+        return [min(max(0, entry.begin - self.hidden), len(self.text)) for entry in entries]
+
+    def places_behind(self, entries: Sequence[TokenLogprob], length: int) -> list[int]:
+        """Where the answer's tokens stand in it, of which `length` characters are shown."""
+        return [len(self.text) + min(entry.begin, length) for entry in entries]
 
 
 class TokenTable:
@@ -68,12 +91,10 @@ class TokenTable:
             ]
         )
 
-    def completion(self, entries: Sequence[TokenLogprob], offset: int) -> CompletionLogprobs:
-        """`offset`: how many characters of the choice's text stand before the first entry."""
-        found = CompletionLogprobs([], [], [], [])
+    def completion(self, entries: Sequence[TokenLogprob], places: Sequence[int]) -> CompletionLogprobs:
+        """`places`: how many characters of the choice's text stand before each entry."""
+        found = CompletionLogprobs(list(places), [], [], [])
         for entry in entries:
-            found.text_offset.append(offset)
-            offset += len(entry.token)
             found.tokens.append(self.name_of(entry.token_id, entry.token))
             found.token_logprobs.append(None if entry.logprob is None else _finite(entry.logprob))
             found.top_logprobs.append(None if entry.logprob is None else self._top(entry))

@@ -110,7 +110,7 @@ class FakeEngine:
             index,
             char,
             (ord(char),),
-            () if wanted is None else (TokenLogprob(ord(char), char, -0.5, self._top(char, wanted)),),
+            () if wanted is None else (self._entry(char, wanted, position),),
             ("stop" if len(self.text) <= request.params.max_tokens else "length") if last else None,
             prompt_logprobs=self._prompt(request, index) if position == 0 else None,
             cached_tokens=3 if position == 0 and index == 0 else 0,
@@ -124,8 +124,11 @@ class FakeEngine:
         first, *rest = texts
         return (
             TokenLogprob(*first, None),
-            *(TokenLogprob(token, text, -1.0, self._top(text, wanted)) for token, text in rest),
+            *(TokenLogprob(token, text, -1.0, self._top(text, wanted), at) for at, (token, text) in enumerate(rest, 1)),
         )
+
+    def _entry(self, char: str, wanted: int, position: int) -> TokenLogprob:
+        return TokenLogprob(ord(char), char, -0.5, self._top(char, wanted), position)
 
     def _top(self, char: str, count: int) -> tuple[tuple[int, str, float], ...]:
         likeliest = [(ord(char), char, -0.5), (ord("z"), "z", -1.5), (ord("y"), "y", -2.5)]

@@ -137,6 +137,7 @@ def test_logprobs_are_cumulative() -> None:
         assert frames[1]["logprobs"]["tokens"] == ["H", "e"]
         assert echoed["logprobs"]["tokens"] == ["^", "a", "b", *"Hello"]
         assert echoed["logprobs"]["token_logprobs"][0] is None
+        assert echoed["logprobs"]["text_offset"] == [0, *range(7)]
 
     with_worker(test)
 

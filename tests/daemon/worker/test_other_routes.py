@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import struct
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from daemon.engines.base import Delta, GenerationRequest, TokenLogprob
 from fcd.wire.admin import Progress
 from tests.daemon.worker.fake import CONTEXT, FakeEngine, Served, events_of, with_worker
 
@@ -50,7 +52,9 @@ def test_the_harness_contract(max_tokens: int, prompt: Any) -> None:
         assert logprobs["token_logprobs"] == [None, -1.0, -1.0, -1.0, *[-0.5][:max_tokens]]
         assert logprobs["top_logprobs"][0] is None
         assert logprobs["top_logprobs"][1:4] == [{"a": -0.5}, {"b": -0.5}, {"c": -0.5}]
-        assert logprobs["text_offset"] == list(range(4 + max_tokens))
+        # Offsets are into `text`: the BOS is not in the echo of a string, and takes no room there.
+        shift = isinstance(prompt, str)
+        assert logprobs["text_offset"] == [max(0, at - shift) for at in range(4 + max_tokens)]
         assert choice["finish_reason"] == "length"
         assert choice["text"] == ("abc" if isinstance(prompt, str) else "^abc") + "H"[:max_tokens]
         chunks = [json.loads(data)["choices"][0] for _, data in events_of(streamed.text) if data != "[DONE]"]
@@ -60,6 +64,62 @@ def test_the_harness_contract(max_tokens: int, prompt: Any) -> None:
         assert (tokens, offsets) == (logprobs["tokens"], logprobs["text_offset"])
 
     with_worker(test)
+
+
+class Scripted(FakeEngine):
+    """Yields these deltas."""
+
+    def __init__(self, *deltas: Delta) -> None:
+        super().__init__()
+        self.deltas = deltas
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Delta]:
+        for delta in self.deltas:
+            yield delta
+
+
+def token(text: str, begin: int) -> tuple[TokenLogprob, ...]:
+    return (TokenLogprob(7, text, -0.5, (), begin),)
+
+
+@pytest.mark.parametrize(
+    ("deltas", "text", "offsets"),
+    [
+        # Special tokens that are not shown.
+        ((Delta(0, "", (7,), token("<|a|>", 0)), Delta(0, "", (7,), token("<|b|>", 0), "length")), "", [0, 0]),
+        # A character of two tokens.
+        (
+            (
+                Delta(0, "", (7,), token("\ufffd", 0)),
+                Delta(0, "é", (7,), token("\ufffd", 0)),
+                Delta(0, "!", (7,), token("!", 1), "length"),
+            ),
+            "é!",
+            [0, 0, 1],
+        ),
+        # What is cut off by a stop string.
+        (
+            (
+                Delta(0, "a", (7,), token("a", 0)),
+                Delta(0, "", (7,), token("x", 1)),
+                Delta(0, "", (7,), token("y", 2)),
+                Delta(0, "", (7,), token("z", 3), "stop"),
+            ),
+            "a",
+            [0, 1, 1, 1],
+        ),
+    ],
+)
+def test_offsets_are_into_the_text(deltas: tuple[Delta, ...], text: str, offsets: list[int]) -> None:
+    async def test(served: Served) -> None:
+        async with served.client() as client:
+            choice = (await client.post(PATH, json=body(logprobs=0, max_tokens=4))).json()["choices"][0]
+            streamed = await client.post(PATH, json=body(logprobs=0, max_tokens=4, stream=True))
+        assert (choice["text"], choice["logprobs"]["text_offset"]) == (text, offsets)
+        chunks = [json.loads(data)["choices"][0] for _, data in events_of(streamed.text) if data != "[DONE]"]
+        assert [at for c in chunks if c["logprobs"] for at in c["logprobs"]["text_offset"]] == offsets
+
+    with_worker(test, Scripted(*deltas))
 
 
 def test_a_bos_in_the_text_is_not_doubled() -> None:
