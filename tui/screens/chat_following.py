@@ -52,18 +52,21 @@ class ChatFollowing(ChatLoading):
 
     def _chats_changed(self, event: DaemonEvent) -> None:
         if event.message == "deleted" and event.name and event.name == self.chat.id:
-            self.run_worker(self.leave_deleted(), group="reload", exclusive=True)
+            self.leave_deleted(event.name)
         elif event.message == "created" and event.name and event.name == self._left:
-            self.run_worker(self._back_to(event.name), group="reload", exclusive=True)
+            self._back_to(event.name)
         elif self.chat.id and event.name in ("", self.chat.id):
             self.reload()
 
-    async def leave_deleted(self) -> None:
+    # Not in the group of reloads: showing another conversation ends those.
+    @work(exclusive=True, group="leave")
+    async def leave_deleted(self, chat: str) -> None:
         """The conversation is gone: begin a new one with the same settings."""
-        left = self.chat.id
-        await self.show_chat(Conversation(self.chat.model, self.chat.system, self.chat.params))
-        self._left = left
+        if chat == self.chat.id:
+            await self.show_chat(Conversation(self.chat.model, self.chat.system, self.chat.params))
+            self._left = chat
 
+    @work(exclusive=True, group="leave")
     async def _back_to(self, chat: str) -> None:
         """Its deletion was taken back, and nothing was begun meanwhile."""
         if not (self.busy or self.chat.id or self.chat.pending or self.attachments):
@@ -77,8 +80,8 @@ class ChatFollowing(ChatLoading):
         try:
             tree = await self.fcd.link.connected().chat_tree(chat.id)
         except ApiError as error:
-            if error.status == 404 and chat is self.chat:
-                await self.leave_deleted()
+            if error.status == 404:
+                self.leave_deleted(chat.id)
             return
         except FcdError:
             return
