@@ -37,6 +37,8 @@ def test_files_go_with_a_question(tmp_path: Path) -> None:
             await ask(screen, pilot, f"/attach {tmp_path / name}")
             await wait_until(pilot, lambda words=words: told(words))
         assert not screen.attachments
+        await ask(screen, pilot, "/detach")
+        await wait_until(pilot, lambda: told("No file is attached"))
         await ask(screen, pilot, f"/attach {tmp_path / 'notes.txt'}")
         await wait_until(pilot, lambda: screen.attachments)
         assert "notes.txt 7" in str(screen.query_one("#attached").visual)  # type: ignore[attr-defined]

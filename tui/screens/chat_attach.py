@@ -73,6 +73,8 @@ class ChatAttach(ChatBase):
         self.attach_file(str(event.path))
 
     def action_detach(self) -> None:
+        if not self.attachments:
+            self.notify("No file is attached.", timeout=2, markup=False)
         self.attachments = []
         self._show_attached()
 
