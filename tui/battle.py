@@ -5,6 +5,7 @@ The daemon names nobody before a vote is final, so there is nothing here to hide
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from fcd.wire.arena import BattleEvent, BattleInfo, Outcome, Side
@@ -28,10 +29,11 @@ _OVER = ("done", "stopped", "failed")
 
 
 class Battle:
-    """At most one battle; None before its first prompt."""
+    """At most one battle; None before its first prompt. `names` are those of a and b where they were chosen."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str] = ()) -> None:
         self.info: BattleInfo | None = None
+        self._names = tuple(names)
 
     def take(self, info: BattleInfo) -> None:
         """The daemon's own word replaces what was put together here."""
@@ -70,7 +72,9 @@ class Battle:
         return any(turn.a.text or turn.b.text or turn.a.error or turn.b.error for turn in self.info.turns)
 
     def name(self, side: Side) -> str:
-        """`Model A` until the daemon names it."""
+        """`Model A` until the daemon names it, but where it was chosen by name."""
+        if self.info is None and self._names:
+            return self._names[SIDES.index(side)]
         known = (self.info.model_a if side == "a" else self.info.model_b) if self.info else ""
         return known or f"Model {side.upper()}"
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from textual import events
 from textual.pilot import Pilot
+from textual.widgets import Static
 
 from fcd.errors import ApiError
 from tests.tui.fake import FakeDaemon, make_app, wait_until
@@ -187,10 +188,14 @@ def test_side_by_side_by_name_through_the_picker() -> None:
         assert app.screen is not screen, "two are needed"
         await pilot.press("down", "space", "n")
         await wait_until(pilot, lambda: app.screen is screen)
+        heads = [f"{pane.query_one('.pane-head', Static).visual}".split()[0] for pane in screen.panes]
+        assert heads == screen.models
         await ask(daemon, screen, pilot)
         assert daemon.arena.created[0].mode == "named"
         assert len(daemon.arena.created[0].models) == 2
         await wait_until(pilot, lambda: daemon.arena.created[0].models[0] in everything(app))
+        await pilot.press("ctrl+n")
+        assert [screen.battle.name("a"), screen.battle.name("b")] == screen.models
 
     play(scene)
 

@@ -120,9 +120,12 @@ class BattleActions(_Base):
         me.workers.cancel_group(me, "battle")
         if me.battle.info is not None:
             me.rounds += 1
-        me.battle = Battle()
+        me.battle = self._no_battle()
         me.say(None)
         me.draw()
+
+    def _no_battle(self) -> Battle:
+        return Battle(self._me.models if self._me.mode == "named" else ())
 
     def _abandon(self) -> None:
         info = self._me.battle.info
@@ -149,9 +152,11 @@ class BattleActions(_Base):
         chosen = await me.fcd.push_screen_wait(PoolPicker(models, me.models, me.fcd.glyphs))
         if chosen is None:
             return
+        me.mode, me.models = chosen
         if me.battle.info is not None:
             self.start_round()
-        me.mode, me.models = chosen
+        else:
+            me.battle = self._no_battle()
         me._drawn = ()
         me.draw()
         me.set_focus(me.prompt)
