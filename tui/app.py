@@ -30,6 +30,8 @@ from tui.screens.chat import ChatScreen
 from tui.themes import ALIASES, CYCLE, THEMES, user_themes
 
 if TYPE_CHECKING:
+    from textual.notifications import SeverityLevel
+
     from fcd.client import Address
 
 
@@ -162,6 +164,20 @@ class FcdApp(App[None]):
     def _daemon_says(self, words: str) -> None:
         bad = "not applied" in words
         self.notify(words, title="config.toml", severity="warning" if bad else "information", timeout=8, markup=False)
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = True,
+    ) -> None:
+        """As Textual does it, for as long as it takes to read: notices lie over what is below them."""
+        if timeout is None:
+            timeout = reading_s(message, bad=severity != "information")
+        super().notify(message, title=title, severity=severity, timeout=timeout, markup=markup)
 
     def key(self, action_id: str) -> str:
         """An action's key as people write it; its /command where it has none."""
@@ -298,6 +314,11 @@ class FcdApp(App[None]):
                 f"{action.help} ({self.key(action.id)})",
                 lambda name=f"{target}.{action.id}": self.call_later(self.run_action, name),
             )
+
+
+def reading_s(message: str, *, bad: bool) -> float:
+    """Seconds for which a notice is shown: by its length, and what went wrong no shorter than usual."""
+    return min(10.0, max(FcdApp.NOTIFICATION_TIMEOUT if bad else 2.5, len(message) / 16))
 
 
 def _no_theme(name: str) -> str:

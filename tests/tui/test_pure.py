@@ -16,6 +16,7 @@ from fcd.wire.admin import Progress, WorkerInfo
 from fcd.wire.chats import ChatEvent, ChatInfo, ChatMessage, ChatTree
 from tui import formats, worker_rows
 from tui.actions import ACTIONS, BY_ID, PLACES, commands, footer, keymap, keys_of, show_key
+from tui.app import reading_s
 from tui.chats import Conversation
 from tui.commands import Command, matching, parse_command, parse_parameter
 from tui.fits import fitting, fitting_words
@@ -245,3 +246,11 @@ def test_models_that_fit() -> None:
     assert "9.3G of memory are free" in words
     assert "fcd pull" in words
     assert fitting_words(1e8, "memory", 1.0, "^l").plain == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "bad", "seconds"),
+    [("It is back.", False, 2.5), ("x" * 64, False, 4), ("No.", True, 5), ("x" * 999, True, 10)],
+)
+def test_notices_stay_as_long_as_it_takes_to_read_them(words: str, bad: bool, seconds: float) -> None:
+    assert reading_s(words, bad=bad) == seconds
