@@ -39,6 +39,21 @@ def decode_body(request: Request[Any, Any], kind: type[T]) -> T:
         raise ApiError(400, f"The request body is not valid JSON: {error}", code="invalid_json") from None
 
 
+def check_encoding(header: str) -> None:
+    """Refuse a body that is not sent as it is: what unpacks to more than it says is not bounded by its length.
+
+    Raises:
+        ApiError: 415, naming the header.
+    """
+    if header.strip().lower() not in ("", "identity"):
+        raise ApiError(
+            415,
+            f"The body comes with 'Content-Encoding: {header.strip()[:80]}', and none is unpacked here."
+            " Send it uncompressed, without that header.",
+            code="unsupported_media_type",
+        )
+
+
 def integer_query(request: Request[Any, Any], name: str, default: int, *, low: int = 1, high: int = 10_000) -> int:
     """`?name=N` within bounds.
 

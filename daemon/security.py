@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from daemon.access import Need, host_name, is_loopback, is_same_origin, need_of, split_join_path, takes_json_only
+from daemon.http import check_encoding
 from daemon.store import credentials
 from daemon.store.credentials import Credential, Kind, Scope
 from daemon.store.store import Store
@@ -40,6 +41,7 @@ class Call(msgspec.Struct, frozen=True):
     """The client's address; empty for a unix socket."""
     local: str = ""
     """The address of ours that it connected to."""
+    content_encoding: str = ""
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -169,6 +171,8 @@ class Security:
                 "The body must be JSON and say so: send the header 'Content-Type: application/json'.",
                 code="unsupported_media_type",
             )
+        if call.has_body:
+            check_encoding(call.content_encoding)
         return Admission(path, caller, cors)
 
     def _check_host(self, call: Call) -> None:

@@ -194,6 +194,7 @@ def _call_of(request: AnyRequest) -> Call:
         has_body=_has_body(request),
         peer=str(peer[0]) if isinstance(peer, tuple) else "",
         local=str(local[0]) if isinstance(local, tuple) else "",
+        content_encoding=", ".join(headers.getall("content-encoding", [])),
     )
 
 

@@ -63,6 +63,7 @@ class Front:
             True,
             connection.peer,
             connection.local,
+            headers.get("content-encoding", ""),
         )
         try:
             admission = self._context.security.admit(call)

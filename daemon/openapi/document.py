@@ -22,7 +22,7 @@ ERRORS: Mapping[int, str] = {
     408: "The body did not arrive in time.",
     409: "It is in the way of something that is there.",
     413: "The body is larger than daemon.max_body_bytes, or the address longer than can be read.",
-    415: "The body is not labelled application/json.",
+    415: "The body is not labelled application/json, or it is compressed.",
     429: "Too much waits already; Retry-After says when to come back.",
     500: "A fault of fcd's own.",
     501: "The worker that serves this model cannot do it.",

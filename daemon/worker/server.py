@@ -23,7 +23,7 @@ from sanic.response import HTTPResponse
 from sanic.server.protocols.http_protocol import HttpProtocol
 
 from daemon.flow import FlowProtocol
-from daemon.http import error_response
+from daemon.http import check_encoding, error_response
 from daemon.worker.guard import check_caller, check_size, discard_body
 from daemon.worker.options import WorkerOptions
 from daemon.worker.sockets import bind_tcp, bind_unix
@@ -50,6 +50,7 @@ class WorkerApp(Sanic[Config, SimpleNamespace]):
             try:
                 check_caller(request, worker.options)
                 check_size(request, worker.options.max_body_bytes)
+                check_encoding(", ".join(request.headers.getall("content-encoding", [])))
             except ApiError as error:
                 if error.status == 413:
                     cast("Any", request.stream).keep_alive = False

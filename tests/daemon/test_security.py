@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,19 @@ def test_bodies_must_say_that_they_are_json(content_type: str) -> None:
             token = fcd.context.security.issue_worker_token("w")
             got = await fcd.http.post(f"/join/{token}/register_worker", content=b"{}", headers=headers)
             assert got.status_code == 200  # FastChat's workers label nothing
+
+    run(main())
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses", "/tokenize", "/api/keys", "/api/workers", "/register_worker"])
+def test_bodies_that_are_packed_are_refused_by_that_name(path: str) -> None:
+    async def main() -> None:
+        async with daemon() as fcd:
+            for encoding in ("gzip", "br", "identity, zstd"):
+                headers = {"Content-Type": "application/json", "Content-Encoding": encoding, **fcd.admin}
+                got = await fcd.http.post(path, content=gzip.compress(b'{"model":"m"}'), headers=headers)
+                assert (got.status_code, error_of(got)["code"]) == (415, "unsupported_media_type")
+                assert f"Content-Encoding: {encoding}" in error_of(got)["message"]
 
     run(main())
 

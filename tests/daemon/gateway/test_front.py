@@ -87,6 +87,8 @@ REFUSAL = answer(b'{"error":{"message":"no","type":"invalid_request_error","para
         asked(asks(), "Origin: http://elsewhere.example"),
         asked(asks(), host="elsewhere.example"),
         asked(asks(), "Content-Type: text/plain"),
+        asked(asks(), "Content-Encoding: gzip"),
+        asked(asks(), "Content-Encoding: identity"),
         asked(asks(), "Authorization: Bearer wrong"),
         asked({"messages": []}),
         asked({"model": "m", "stream": 1}),

@@ -168,6 +168,16 @@ def test_what_is_refused(fields: dict[str, Any], param: str) -> None:
     with_worker(test)
 
 
+def test_a_body_that_is_packed_is_refused_by_that_name() -> None:
+    async def test(served: Served) -> None:
+        async with served.client() as client:
+            answer = await client.post(PATH, content=b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+        assert answer.status_code == 415
+        assert "Content-Encoding: gzip" in answer.json()["error"]["message"]
+
+    with_worker(test)
+
+
 def test_embeddings() -> None:
     async def test(served: Served) -> None:
         async with served.client() as client:
