@@ -21,6 +21,7 @@ from daemon.gateway.relay import Order
 from daemon.gateway.relays import Relays
 from daemon.gateway.routes import RELAYED, SpecialModels
 from daemon.gateway.routing import read_call
+from daemon.gateway.upstream import HOPS_HEADER, hops_of
 from daemon.http import error_response
 from daemon.security import Call
 from daemon.server import as_api_error, usable_id
@@ -36,6 +37,9 @@ _BODY_S = 5.0
 """A body that takes longer goes to Sanic, which has the limits for it."""
 _IDLE_S = 120.0
 _LOW_WATER, _HIGH_WATER = 16 * 1024, 64 * 1024
+
+
+_HOPS = HOPS_HEADER.lower()
 
 
 class Front:
@@ -74,7 +78,9 @@ class Front:
             return None
         number = usable_id(headers.get("x-request-id", ""))
         more = {"X-Request-Id": number, **admission.cors}
-        order = Order(asked.model, "POST", head.path, body, asked.stream, asked.keep_alive)
+        order = Order(
+            asked.model, "POST", head.path, body, asked.stream, asked.keep_alive, hops=hops_of(headers.get(_HOPS, ""))
+        )
         return PlainClient(connection, number, more, keep_alive=head.keep_alive), order
 
 

@@ -24,11 +24,14 @@ from daemon.gateway.prefixes import prefixes_of
 from daemon.gateway.profiles import with_profile
 from daemon.gateway.upstream import Head, UpstreamConnection, UpstreamLost, UpstreamPool, request_bytes
 from daemon.http import error_response, json_response
+from daemon.supervisor.probe import base_url
 from fcd.errors import ApiError, api_error_from_body
 
 log = logging.getLogger("fcd.gateway")
 
 _TRIES = 2
+MOST_HOPS = 4
+"""A request that as many daemons have passed on goes to no worker that may be another one."""
 _CLIENT_LEFT = 499
 """What the metrics count for a client that did not wait for its answer."""
 
@@ -51,6 +54,8 @@ class Order(msgspec.Struct, frozen=True):
     keep_alive: str = ""
     counted_as: str = ""
     """The route that the client called, where that is another."""
+    hops: int = 0
+    """How many daemons passed it on before this one."""
 
 
 class Relay:
@@ -168,10 +173,14 @@ class Relay:
             UpstreamLost: there will be none.
         """
         order = self._order
+        if order.hops >= MOST_HOPS and not target.socket:
+            raise self._goes_round(target)
         await check_images(target, order.path, order.model, order.body)
         body = with_profile(order.body, order.path, order.model, self._context.settings)
         body = body_for(target, order.path, order.model, body)
-        data = request_bytes(target, order.method, order.path, body, request_id=self._client.request_id)
+        data = request_bytes(
+            target, order.method, order.path, body, request_id=self._client.request_id, hops=order.hops + 1
+        )
         connection = self._pool.take(target)
         if connection is not None:
             try:
@@ -394,6 +403,16 @@ class Relay:
             502,
             f"The worker of '{self._order.model}' died before its answer was complete ({lost}). Ask again.",
             code="worker_died",
+        )
+
+    def _goes_round(self, target: Target) -> ApiError:
+        here = self._context.url
+        return ApiError(
+            508,
+            f"{self._order.hops} daemons have passed this request for '{self._order.model}' on, and {here} would send"
+            f" it to {base_url(target)} (worker '{target.worker}'): they lead to each other, and none has the model. Take"
+            f" one of them off: `fcd worker detach {target.worker}`.",
+            code="loop",
         )
 
     def _not_taken(self) -> ApiError:

@@ -20,6 +20,7 @@ from daemon.gateway.relays import Relays
 from daemon.gateway.responses.route import PATH as RESPONSES
 from daemon.gateway.responses.route import respond
 from daemon.gateway.routing import RoutedCall, check_model_name, read_call
+from daemon.gateway.upstream import HOPS_HEADER, hops_of
 from daemon.http import json_response
 from fcd.errors import ApiError, invalid
 from fcd.wire.admin import ModelInfo
@@ -67,7 +68,7 @@ def gateway_routes(context: DaemonContext, relays: Relays, special: SpecialModel
         return await _relay(path, request, RoutedCall(call.model or only_ready_model(context)))
 
     async def _relay(path: str, request: AnyRequest, call: RoutedCall) -> HTTPResponse | None:
-        order = Order(call.model, "POST", path, request.body, call.stream, call.keep_alive)
+        order = Order(call.model, "POST", path, request.body, call.stream, call.keep_alive, hops=_hops(request))
         return await relays.send(ClientStream(request), order)
 
     async def counted(handler: Handler, path: str, request: AnyRequest) -> HTTPResponse | None:
@@ -86,7 +87,7 @@ def gateway_routes(context: DaemonContext, relays: Relays, special: SpecialModel
         return await special.best(call, body)
 
     async def respond_to(path: str, request: AnyRequest) -> HTTPResponse | None:
-        return await respond(ClientStream(request), request.body, choose, relays.send)
+        return await respond(ClientStream(request), request.body, choose, relays.send, hops=_hops(request))
 
     for path in RELAYED:
         routes.add_route(partial(counted, relay, path), path, methods=["POST"], name=_route_name(path))
@@ -100,7 +101,7 @@ def gateway_routes(context: DaemonContext, relays: Relays, special: SpecialModel
     async def describe(path: str, request: AnyRequest) -> HTTPResponse | None:
         named = request.args.get("model")
         model = check_model_name(named) if named is not None else only_ready_model(context)
-        order = Order(model, "GET", f"{path}?model={quote(model, safe='')}")
+        order = Order(model, "GET", f"{path}?model={quote(model, safe='')}", hops=_hops(request))
         return await relays.send(ClientStream(request), order)
 
     @routes.get("/tokenizer_info")
@@ -131,6 +132,10 @@ async def _read(request: AnyRequest, *, needs_model: bool) -> RoutedCall:
     if len(body) < _BIG_BODY:
         return read_call(body, needs_model=needs_model)
     return await asyncio.to_thread(read_call, body, needs_model=needs_model)
+
+
+def _hops(request: AnyRequest) -> int:
+    return hops_of(request.headers.getone(HOPS_HEADER, ""))
 
 
 def _route_name(path: str) -> str:

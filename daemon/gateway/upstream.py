@@ -339,6 +339,14 @@ class UpstreamPool:
         return self._tls
 
 
+HOPS_HEADER = "X-Fcd-Hops"
+
+
+def hops_of(header: str) -> int:
+    """How many daemons a request has passed before this one."""
+    return int(header) if header.isascii() and header.isdigit() and len(header) < 4 else 0
+
+
 def _send_now(connected: socket.socket, data: bytes) -> bytes:
     """What the socket does not take at once. What is wrong with it, its transport will find."""
     try:
@@ -351,8 +359,11 @@ def _address(target: Target) -> Address:
     return (target.host, target.port, target.socket, target.tls)
 
 
-def request_bytes(target: Target, method: str, path: str, body: bytes, *, request_id: str) -> bytes:
-    """One HTTP/1.1 request. Nothing of the client's headers goes on but its request id."""
+def request_bytes(target: Target, method: str, path: str, body: bytes, *, request_id: str, hops: int = 0) -> bytes:
+    """One HTTP/1.1 request. Nothing of the client's headers goes on but its request id.
+
+    `hops`: how many daemons it has passed, this one included; 0 says nothing of it.
+    """
     host = f"[{target.host}]" if ":" in target.host else target.host
     usual = not target.port or target.port == (443 if target.tls else 80)
     lines = [
@@ -364,6 +375,8 @@ def request_bytes(target: Target, method: str, path: str, body: bytes, *, reques
     if not target.socket:
         # Says that the name in the body has been looked up: it may be an alias that the worker does not know.
         lines.append("X-Fcd-Model: routed")
+        if hops:
+            lines.append(f"{HOPS_HEADER}: {hops}")
     if target.api_key:
         lines.append(f"Authorization: Bearer {target.api_key}")
     if method != "GET":

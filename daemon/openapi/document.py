@@ -30,11 +30,12 @@ ERRORS: Mapping[int, str] = {
     503: "It cannot be done now: loading failed, memory is short, or the daemon stops.",
     504: "The worker was too slow.",
     507: "The disk is full.",
+    508: "Daemons that lead to each other passed it round.",
 }
 _ALWAYS = (400, 403)
 _KEYED = (401,)
 _WITH_BODY = (408, 413, 415)
-_RELAYED = (404, 429, 500, 501, 502, 503, 504)
+_RELAYED = (404, 429, 500, 501, 502, 503, 504, 508)
 _OWNED = (404, 409, 429, 502, 503, 504, 507)
 _ERROR_SCHEMA = {
     "title": "Error",

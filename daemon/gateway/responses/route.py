@@ -30,7 +30,9 @@ Choose = Callable[[str, RoutedCall, bytes], Awaitable[tuple[RoutedCall, bytes]]]
 """The call and its body for the model that a name stands for. Raises ApiError for names that answer no such request."""
 
 
-async def respond(client: ClientStream, body: bytes, choose: Choose, send: Send) -> HTTPResponse | None:
+async def respond(
+    client: ClientStream, body: bytes, choose: Choose, send: Send, *, hops: int = 0
+) -> HTTPResponse | None:
     """Answer a request as a chat is answered.
 
     Raises:
@@ -41,7 +43,7 @@ async def respond(client: ClientStream, body: bytes, choose: Choose, send: Send)
         call, chat = await choose(CHAT, call, chat)
         building = Building(asked, time.time())
         outlet = ResponseOutlet(client, building, streams=bool(asked.stream))
-        order = Order(call.model, "POST", CHAT, chat, True, call.keep_alive, PATH)
+        order = Order(call.model, "POST", CHAT, chat, True, call.keep_alive, PATH, hops)
         refusal = await send(outlet, order)
     except ApiError as error:
         raise renamed(error) from None
