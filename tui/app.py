@@ -250,6 +250,8 @@ class FcdApp(App[None]):
             found[chosen].callback()
 
     def action_start_daemon(self) -> None:
+        if self.link.state == "up":
+            self.notify("The daemon is running.", timeout=2, markup=False)
         self.link.request_start()
 
     def action_go_chat(self) -> None:

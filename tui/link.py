@@ -168,7 +168,7 @@ class Link:
 
     def request_start(self) -> None:
         """Start the daemon if it is not there, and try again now."""
-        self._start_wanted = self.can_start
+        self._start_wanted = self.can_start and self.state != "up"
         self._wake.set()
 
     def worker_for(self, model: str) -> WorkerInfo | None:
@@ -211,7 +211,7 @@ class Link:
     async def _stay(self, client: DaemonClient) -> None:
         """Follow the daemon until it is gone."""
         await self.refresh()
-        self._why = ""
+        self._why, self._start_wanted = "", False  # one that is stopped from now on stays so until it is asked for
         self._set("up", "")
         self._came_up()
         tasks = {asyncio.create_task(self._poll()), asyncio.create_task(self._watch(client))}

@@ -55,6 +55,34 @@ def test_failed_start_is_said_until_it_works() -> None:
     run(scene)
 
 
+@pytest.mark.parametrize("asked_when", ["starting", "up"])
+def test_a_daemon_that_was_stopped_stays_so_whatever_was_asked_while_it_was_there(asked_when: str) -> None:
+    async def scene() -> None:
+        daemon = FakeDaemon()
+        calls: list[str] = []
+
+        async def ensure(say: Callable[[str], None]) -> Address:
+            calls.append("start")
+            if asked_when == "starting":
+                link.request_start()
+            return Address("http://127.0.0.1:8000")
+
+        link = Link(daemon.client, ensure, lambda: None, sleep=quick)
+        task = asyncio.create_task(link.run())
+        await until(lambda: link.state == "up")
+        if asked_when == "up":
+            link.request_start()
+        daemon.go()
+        await until(lambda: link.state == "gone")
+        await asyncio.sleep(0.05)
+        assert (link.state, calls) == ("gone", ["start"])
+        link.request_start()
+        await until(lambda: len(calls) == 2)
+        task.cancel()
+
+    run(scene)
+
+
 def test_comes_back_by_itself_and_forgets_old_workers() -> None:
     async def scene() -> None:
         daemon = FakeDaemon()
