@@ -124,7 +124,7 @@ class LocalWorker:
         if self.log_path is not None:
             reason += f" Its log: {self.log_path}."
         if self._stop_grace is None:
-            log.warning("worker %s is gone: %s", self.name, reason, extra={"log": str(self.log_path)})
+            log.error("worker %s is gone: %s", self.name, reason, extra={"log": str(self.log_path)})
         memory = any(sign in f"{self.error} {words}".lower() for sign in ("out of memory", "cannot allocate memory"))
         # A command line that is refused once is refused each time.
         self._on_exit(reason, bool(self.error) or code == EXIT_USAGE, memory)

@@ -49,8 +49,9 @@ class Reporter:
 
     def error(self, message: str) -> None:
         with self._lock:
+            supervised = self._events is not None
             self._emit(WorkerEvent("error", error=message))
-            self._say(message)
+            self._say(f"error: {message}" if supervised else message)  # in a log, its level tells it from the rest
 
     def follow(self, line: str) -> None:
         """It starts an engine that runs on other nodes too, which are to be told this."""
