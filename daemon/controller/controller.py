@@ -27,6 +27,7 @@ from daemon.controller.models import Models
 from daemon.controller.oneoffs import OneOffs
 from daemon.controller.reconfigure import Reconfigure
 from daemon.controller.registry import Registry
+from daemon.controller.sizes import notes_of
 from daemon.controller.snapshot import worker_info
 from daemon.controller.specs import Specs
 from daemon.scheduler import Config
@@ -302,12 +303,13 @@ class Controller:
         self._load(spec, request.options, _replicas(request))
         model = self.supervisor.state.models[spec.name]
         info = next((info for name in model.workers if (info := self.worker(name)) is not None), None)
-        if info is not None:
-            return info
-        refusal = self.supervisor.refusals.get(spec.name)
-        if refusal:
-            raise ApiError(503, refusal, code="out_of_memory")
-        return WorkerInfo(name=worker_name(spec.name), models=list(spec.all_names), state="starting")
+        if info is None:
+            refusal = self.supervisor.refusals.get(spec.name)
+            if refusal:
+                raise ApiError(503, refusal, code="out_of_memory")
+            info = WorkerInfo(name=worker_name(spec.name), models=list(spec.all_names), state="starting")
+        info.notes = [*info.notes, *notes_of(request.options, spec.options)]
+        return info
 
     async def load(self, request: LoadRequest) -> AsyncGenerator[LoadEvent | None, None]:
         """Load a model and follow it; None when nothing happened for a while. Leaving does not stop the load.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from daemon.controller.hub import Subscription, TooManyWatchers
+from daemon.controller.sizes import notes_of
 from daemon.supervisor.launch import LaunchSpec
 from fcd.settings import Settings, is_profile, profile_of
 from fcd.wire.admin import LoadEvent, LoadRequest, Progress, WorkerInfo
@@ -45,6 +46,8 @@ async def follow_load(
             if not begun:
                 controller.begin_load(spec, request)
             event = msgspec.structs.replace(load_status(controller, spec), model=name)
+            if event.type == "ready":
+                event.notes = notes_of(request.options, spec.options)
             if event != shown:
                 shown = event
                 yield event

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
-from daemon.controller.sizes import needs_of
+from daemon.controller.sizes import limits_nothing, needs_of
 from daemon.supervisor.launch import LaunchSpec, Source
 from fcd.builtin import NAMES, builtin_path, is_builtin
 from fcd.catalog import Reference, list_models, near_names, read_facts, resolve
@@ -69,6 +69,9 @@ class Models:
         own = [each for each in options.model_names if each not in options.lora_modules] or [shown]
         names = [*own, *options.lora_modules]
         needs = needs_of(reference, options, self._settings.worker, has_gpu=self._has_gpu(), totals=self._totals())
+        if limits_nothing(options, self._settings.worker, has_gpu=self._has_gpu()):
+            # Loaded with it or without, it is the same: no second copy of it.
+            options = msgspec.structs.replace(options, max_gpu_memory="")
         size = needs.gpu if needs.allow_gpu else needs.cpu
         return LaunchSpec(
             name=names[0],

@@ -54,6 +54,26 @@ def needs_of(
     )
 
 
+def limits_nothing(options: ModelOptions, defaults: WorkerSettings, *, has_gpu: bool) -> bool:
+    """Whether `max_gpu_memory` is asked for where our engine puts nothing on a GPU."""
+    if not options.max_gpu_memory or options.engine not in ("", "transformers"):
+        return False
+    device = (options.device or defaults.device).partition(":")[0]
+    if device in ("", "auto"):
+        return not (has_gpu or options.gpus or options.num_gpus)
+    return device == "cpu"
+
+
+def notes_of(asked: ModelOptions, taken: ModelOptions) -> list[str]:
+    """What to tell whoever asked for a load, of what is left out of it."""
+    if not asked.max_gpu_memory or taken.max_gpu_memory:
+        return []
+    return [
+        f"--max-gpu-memory {asked.max_gpu_memory} does nothing here: the model goes to main memory, not to a GPU"
+        " (--device cuda insists on one)."
+    ]
+
+
 def size_of(reference: Reference, options: ModelOptions, defaults: WorkerSettings, *, on_gpu: bool) -> Estimate | None:
     """None when the model's files are not here, or say nothing."""
     if reference.path is None:

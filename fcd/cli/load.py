@@ -51,6 +51,8 @@ async def _load(client: Client, request: LoadRequest, *, as_json: bool) -> int:
         raise
     finally:
         await client.close()
+    for each in ready.notes:
+        note(each)
     if as_json:
         print_json({"model": ready.model, "worker": ready.worker})
         return EXIT_OK

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from fcd.cli.command import Group, Parser, add_json, run_subcommand
 from fcd.cli.model_flags import add_model_flags, for_daemon, model_options, positive
-from fcd.cli.output import print_json
+from fcd.cli.output import note, print_json
 from fcd.cli.placing import TIMEOUT_S, add_place_flags, follow_placed, place_request, say_placed
 from fcd.cli.secret_file import read_secret
 from fcd.errors import EXIT_OK, FcdError, NotFound, UsageError
@@ -246,6 +246,8 @@ async def _start(args: argparse.Namespace) -> int:
         workers = await client.workers()
     alike = (each for each in workers if each.on == first.on and each.models == first.models)
     started = [each for each in alike if each.local or each.on] or [first]
+    for each in first.notes:
+        note(each)
     if args.json:
         print_json(started)
         return EXIT_OK

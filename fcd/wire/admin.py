@@ -224,6 +224,8 @@ class LoadEvent(msgspec.Struct, omit_defaults=True):
     worker: WorkerInfo | None = None
     progress: Progress | None = None
     error: str = ""
+    notes: list[str] = []
+    """With `ready`: what was asked for and does nothing here."""
 
 
 class WorkerEvent(msgspec.Struct, omit_defaults=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 
 from daemon.engines.base import LoadOptions
 from fcd.errors import ModelLoadError
+
+log = logging.getLogger("fcd.engine")
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _KV_SHARE = 0.8
@@ -44,6 +47,10 @@ def place(options: LoadOptions, device: torch.device) -> Placement:
             raise ModelLoadError(
                 f"GPUs were asked for, but the model would run on '{device.type}', which has none.",
                 hint="Leave out --gpus and --num-gpus, or use --device cuda on a machine with CUDA.",
+            )
+        if limit:
+            log.warning(
+                "--max-gpu-memory %s does nothing on '%s', which is no GPU", options.max_gpu_memory, device.type
             )
         return Placement(device, {"device_map": {"": device}})
     chosen = wanted or list(range(options.num_gpus or 1))

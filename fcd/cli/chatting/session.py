@@ -14,6 +14,7 @@ import msgspec
 
 from fcd.chatlog import Chat, ChatMessage
 from fcd.cli.loading import load_and_wait
+from fcd.cli.output import note
 from fcd.cli.progress import ProgressDisplay
 from fcd.client import Address, Client
 from fcd.errors import ApiError, FcdError, NotRunning
@@ -84,6 +85,8 @@ class Session:
         request = LoadRequest(name, options or self._options)
         with ProgressDisplay(_short(name)) as show:
             ready = await load_and_wait(client, request, show)
+        for each in ready.notes:
+            note(each)
         self._asked_for = name
         self._options = request.options
         self.model = ready.model or name

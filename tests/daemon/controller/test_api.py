@@ -13,10 +13,11 @@ import msgspec
 import pytest
 
 from daemon.controller.hub import Hub
+from daemon.controller.sizes import limits_nothing
 from daemon.openapi import document
 from fcd.client import Address, Client
 from fcd.errors import ApiError
-from fcd.settings import DaemonSettings, ModelSettings, Settings
+from fcd.settings import DaemonSettings, ModelSettings, Settings, WorkerSettings
 from fcd.wire.admin import DaemonEvent, LoadEvent, LoadRequest, ModelOptions
 from tests.daemon.controller.harness import Daemon, FakeSpawn, running, state_of, until
 
@@ -97,6 +98,37 @@ def test_load_by_folder_takes_its_name_unless_that_is_taken(tmp_path: Path) -> N
             assert failure.value.status == 400, "a request names models, never folders"
 
     asyncio.run(main())
+
+
+def test_a_limit_for_gpus_makes_no_second_copy_on_a_cpu(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(tmp_path) as daemon, client_of(daemon) as client:
+            for given in ({}, {"max_gpu_memory": "1GiB"}, {"max_gpu_memory": "2GiB"}):
+                ready = (await load(client, "guide", **given))[-1]
+                assert ready.model == "guide"
+                assert [note.partition(" does nothing here")[0] for note in ready.notes] == [
+                    f"--max-gpu-memory {size}" for size in given.values()
+                ]
+            started = await client.start_worker(LoadRequest("guide", ModelOptions(max_gpu_memory="3GiB")))
+            assert (started.name, len(started.notes)) == ("guide", 1)
+            assert len(daemon.spawn.pids) == 1
+            with pytest.raises(ApiError, match="memory") as failure:
+                await load(client, "guide", max_gpu_memory="lots")
+            assert failure.value.status == 400
+
+    asyncio.run(main())
+
+
+def test_where_a_limit_for_gpus_counts() -> None:
+    def nothing(has_gpu: bool, **given: Any) -> bool:
+        return limits_nothing(ModelOptions(max_gpu_memory="1GiB", **given), WorkerSettings(), has_gpu=has_gpu)
+
+    assert nothing(False)
+    assert nothing(True, device="cpu")
+    assert not nothing(True)
+    assert not nothing(False, device="cuda")
+    assert not nothing(False, gpus="0")
+    assert not nothing(False, engine="vllm")
 
 
 def test_aliases_and_options_of_the_configuration(tmp_path: Path) -> None:
