@@ -242,10 +242,11 @@ class FcdApp(App[None]):
             return
         found = {command.title: command for command in self.get_system_commands(self.screen)}
         options = [
-            (title, Content.assemble((f"{title:<16}", "bold"), (command.help, "$foreground 70%")))
+            (title, Content.assemble((f"{title:<15}", "bold"), (command.help, "$foreground 70%")))
             for title, command in found.items()
         ]
-        chosen = await self.push_screen_wait(Picker("Actions", options, hint="enter do it   esc close"))
+        picker = Picker("Actions", options, hint="enter do it   esc close").add_class("-one-line")
+        chosen = await self.push_screen_wait(picker)
         if chosen is not None:
             found[chosen].callback()
 
@@ -313,7 +314,7 @@ class FcdApp(App[None]):
             target = "app" if action.where == "everywhere" else "screen"
             yield SystemCommand(
                 action.label.capitalize(),
-                f"{action.help} ({self.key(action.id)})",
+                f"{self.key(action.id):<10}{action.help}",
                 lambda name=f"{target}.{action.id}": self.call_later(self.run_action, name),
             )
 

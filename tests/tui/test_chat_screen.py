@@ -5,6 +5,7 @@ import asyncio
 from textual import events
 from textual.pilot import Pilot
 from textual.selection import Selection
+from textual.widgets import OptionList
 
 from fcd.settings import Settings, TuiSettings
 from tests.tui.chat_scene import answer, ask, kept, play, shown
@@ -255,6 +256,18 @@ def test_palette_reaches_every_action_of_the_place() -> None:
         await wait_until(pilot, lambda: app.screen is not screen)
         await pilot.press(*"answer again", "enter")
         await wait_until(pilot, lambda: len(daemon.requests) == 2)
+
+    play(scene)
+
+
+def test_palette_puts_names_that_begin_as_typed_first_and_each_action_on_one_line() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await pilot.press("ctrl+p")
+        await wait_until(pilot, lambda: app.screen is not screen)
+        options = app.screen.query_one(OptionList)
+        assert options.virtual_size.height == options.option_count > 20
+        await pilot.press(*"queue")
+        await wait_until(pilot, lambda: [each.id for each in options.options] == ["Queue", "Take back"])
 
     play(scene)
 

@@ -71,10 +71,14 @@ class Picker(ModalScreen[str | None]):
         options = self.query_one(OptionList)
         options.clear_options()
         wanted = words.lower().split()
+        beginning = " ".join(wanted)
+        first: list[Option] = []
+        rest: list[Option] = []
         for name, content in self._options:
             text = f"{name} {content.plain}".lower()
             if all(word in text or word in self._texts.get(name, "") for word in wanted):
-                options.add_option(Option(content, id=name))
+                (first if name.lower().startswith(beginning) else rest).append(Option(content, id=name))
+        options.add_options([*first, *rest])
         if options.option_count:
             options.highlighted = 0
 
