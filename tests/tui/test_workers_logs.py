@@ -169,3 +169,27 @@ def test_thousands_of_lines_are_bounded() -> None:
         assert screen.view.lines[-1] == "info line 49999"
 
     play("f6", scene)
+
+
+def test_an_error_with_its_trace_is_one_error() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, pilot: Pilot[None]) -> None:
+        trace = ["Traceback (most recent call last):", '  File "a.py", line 1', "    raise error", "ValueError: no"]
+        daemon.logs[""] = [
+            "2026-01-02 10:00:00 info    fcd: first",
+            "2026-01-02 10:00:01 error   fcd: one", *trace,
+            "2026-01-02 10:00:02 error   fcd: two", *trace,
+            "2026-01-02 10:00:03 info    fcd: last",
+            "error: three", "Try it again.",
+        ]  # fmt: skip
+        screen = app.screen
+        assert isinstance(screen, LogsScreen)
+        screen.show_source("")
+        await wait_until(pilot, lambda: len(screen.view.lines) == 14)
+        assert screen.view.errors() == 3
+        rows = []
+        for _ in range(4):
+            await pilot.press("e")
+            rows.append(screen.view.lines[screen.view._mark])
+        assert [row.rpartition(" ")[2] for row in rows] == ["one", "two", "three", "one"]
+
+    play("f6", scene)

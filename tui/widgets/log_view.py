@@ -46,7 +46,11 @@ class LogView(ScrollView, can_focus=True):
         return [self.lines[index] for index in self._shown]
 
     def errors(self) -> int:
-        return sum(level == 3 for level in self._levels)
+        return sum(level == 3 and self._begins(index, index - 1) for index, level in enumerate(self._levels))
+
+    def _begins(self, index: int, before: int) -> bool:
+        """Whether an error begins here, and does not go on from the line shown before, as a trace does."""
+        return before != index - 1 or before < 0 or self._levels[before] != 3 or self.lines[index][:1].isdigit()
 
     def replace(self, lines: Sequence[str]) -> None:
         """Another log."""
@@ -109,7 +113,12 @@ class LogView(ScrollView, can_focus=True):
 
     def go_to(self, *, error: bool) -> bool:
         """Mark the next line (the next error, if wanted), from the top again after the last; whether there is one."""
-        found = [row for row, index in enumerate(self._shown) if not error or self._levels[index] == 3]
+        pairs = zip(self._shown, [-1, *self._shown], strict=False)
+        found = [
+            row
+            for row, (index, before) in enumerate(pairs)
+            if not error or (self._levels[index] == 3 and self._begins(index, before))
+        ]
         if not found:
             return False
         self._mark = next((row for row in found if row > self._mark), found[0])
