@@ -29,7 +29,7 @@ class ChatWork:
         self._run(self._rename(info))
 
     def pin(self, info: ChatInfo) -> None:
-        self._run(self._patch(info, PatchChat(pinned=not info.pinned)))
+        self._run(self._pin(info))
 
     def title(self, info: ChatInfo, title: str) -> None:
         self._run(self._patch(info, PatchChat(title=title[:200])))
@@ -67,6 +67,11 @@ class ChatWork:
 
     async def _patch(self, info: ChatInfo, asked: PatchChat) -> None:
         await self._app.link.connected().patch_chat(info.id, asked)
+
+    async def _pin(self, info: ChatInfo) -> None:
+        await self._patch(info, PatchChat(pinned=not info.pinned))
+        words = "No longer on top of the list." if info.pinned else "On top of the list from now on."
+        self._app.notify(words, timeout=2, markup=False)
 
     async def _delete(self, info: ChatInfo) -> None:
         await self._app.link.connected().delete_chat(info.id)

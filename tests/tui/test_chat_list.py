@@ -75,6 +75,17 @@ def test_the_open_conversation_can_be_deleted_and_comes_back() -> None:
     play(scene)
 
 
+def test_pinning_and_taking_back_nothing_say_what_they_did() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await screen.open_chat(await say_something(daemon, ("Hi", "yes")))
+        for command, words in (("/pin", "On top"), ("/pin", "No longer on top"), ("/unqueue", "Nothing waits")):
+            await ask(screen, pilot, command)
+            await wait_until(pilot, lambda words=words: any(words in note.message for note in app._notifications))
+            await wait_until(pilot, lambda words=words: screen.chat.info.pinned == (words == "On top"))
+
+    play(scene)
+
+
 def test_a_deletion_taken_back_takes_nobody_away_from_what_was_begun_meanwhile() -> None:
     async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
         chat, other = await say_something(daemon, ("Hi", "yes")), await say_something(daemon, ("Other", "yes"))

@@ -88,6 +88,8 @@ class ChatActions(_Base):
         me = self._me
         if me.chat.queue:
             me.take_back(me.chat, me.chat.queue[-1].id)
+        else:
+            me.notify("Nothing waits.", timeout=2, markup=False)
 
     def action_edit_last(self) -> None:
         if self._me.chat.queue:
