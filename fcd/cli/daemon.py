@@ -103,11 +103,22 @@ def _restart(args: argparse.Namespace) -> int:
     paths = resolve_paths()
     _settings(args, paths)
     instance = running_instance(paths)
-    if instance is not None:
-        _stop_and_wait(instance, paths, now=False)
-    instance, _ = _start_and_wait(args, paths)
+    try:
+        if instance is not None:
+            _stop_and_wait(instance, paths, now=False)
+        instance, _ = _start_and_wait(args, paths)
+    except KeyboardInterrupt:
+        print(_interrupted(paths), file=sys.stderr)
+        raise
     _print_started(args, instance)
     return EXIT_OK
+
+
+def _interrupted(paths: Paths) -> str:
+    """How a restart that was broken off left things, and what to do."""
+    if running_instance(paths) is not None or lock_is_held(paths):
+        return "Interrupted: a daemon is stopping or starting here. `fcd daemon status` shows whether one stays."
+    return "Interrupted: the daemon has stopped, and no other was started. `fcd daemon start` starts it."
 
 
 def _require_running(paths: Paths) -> Instance:

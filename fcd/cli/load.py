@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fcd.cli.command import Parser, add_json, run_async
 from fcd.cli.model_flags import add_model_flags, for_daemon, model_options
 from fcd.cli.output import note, print_json, size
-from fcd.errors import EXIT_OK
+from fcd.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
     from fcd.client import Client
@@ -21,13 +21,16 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--estimate", action="store_true", help="only say how much memory it needs, by the model's own files"
     )
-    parser.add_argument("--ttl", dest="keep_alive", default="", metavar="30m", help="the same as --keep-alive")
+    parser.add_argument("--ttl", default="", metavar="30m", help="the same as --keep-alive")
     add_model_flags(parser)
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    options = model_options(args)
+    if args.ttl and args.keep_alive:
+        raise UsageError("--ttl is another name of --keep-alive: give one of them.")
+    args.keep_alive = args.ttl or args.keep_alive
+    options = model_options(args, keep_alive="--ttl" if args.ttl else "--keep-alive")
     if args.estimate:
         from fcd.cli.estimate import print_estimate
 

@@ -79,8 +79,8 @@ def add_model_flags(parser: Parser) -> None:
     )
 
 
-def model_options(args: argparse.Namespace) -> ModelOptions:
-    """The flags of `add_model_flags` as the daemon takes them.
+def model_options(args: argparse.Namespace, *, keep_alive: str = "--keep-alive") -> ModelOptions:
+    """The flags of `add_model_flags` as the daemon takes them. `keep_alive`: the flag that said it.
 
     Raises:
         UsageError: `--keep-alive`, `--gpus` or `--max-gpu-memory` cannot be understood, or there is no such template.
@@ -94,7 +94,7 @@ def model_options(args: argparse.Namespace) -> ModelOptions:
         try:
             parse_duration(args.keep_alive)
         except ConfigError as error:
-            raise UsageError(f"--keep-alive: {error.message}") from error
+            raise UsageError(f"{keep_alive}: {error.message}") from error
     if args.max_gpu_memory:
         try:
             parse_size(args.max_gpu_memory)

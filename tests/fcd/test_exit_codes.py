@@ -63,6 +63,8 @@ USAGE = (
     "chat --max-new-tokens 0 hi",
     "chat --seed 99999999999999999999 hi",
     "chat --keep-alive soon hi",
+    "load m --ttl soon",
+    "load m --ttl 5m --keep-alive 5m",
     "run guide --temperature 9 hi",
     "ping guide --temperature 9",
     "ping guide --timeout 0",
@@ -141,6 +143,28 @@ def test_wrong_usage_is_2_before_anything_is_asked(
     assert said.startswith("fcd")
     assert len(said.splitlines()) <= 2
     assert not daemon.requests, "nothing may be loaded for it"
+
+
+def test_a_duration_is_blamed_on_the_flag_that_said_it(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag in ("--ttl", "--keep-alive"):
+        assert main(["load", "m", flag, "bogus"]) == 2
+        assert f" {flag}: " in capsys.readouterr().err
+
+
+def test_a_restart_that_is_broken_off_says_what_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fcd.cli.daemon._start_and_wait", broken_off)
+    assert main(["daemon", "restart"]) == 130
+    said = capsys.readouterr().err
+    assert "no other was started" in said
+    assert "fcd daemon start" in said
+    monkeypatch.setattr("fcd.cli.daemon.lock_is_held", lambda _: True)
+    assert main(["daemon", "restart"]) == 130
+    assert "fcd daemon status" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", NO_SUCH_THING)
