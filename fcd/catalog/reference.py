@@ -189,7 +189,8 @@ def _locate(name: str, settings: Settings, options: ModelOptions, allow_paths: b
     if found is None:
         from fcd.catalog.listing import near_names
 
-        raise model_not_found(name if len(name) <= 80 else name[:77] + "...", near_names(name, settings))
+        asked = _named(name, options)
+        raise model_not_found(asked if len(asked) <= 80 else asked[:77] + "...", near_names(name, settings))
     return found
 
 

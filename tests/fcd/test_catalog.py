@@ -161,6 +161,8 @@ def test_unknown_names_are_told_what_comes_close(cache: Path) -> None:
         resolve("giude", Settings())
     assert caught.value.status == 404
     assert near_names("qwen3-0.6b", Settings()) == ["Qwen/Qwen3-0.6B"]
+    with pytest.raises(ApiError, match="'llama@4bit' does not exist"):
+        resolve("llama@4bit", Settings())
 
 
 def test_folders_that_are_no_models(cache: Path, tmp_path: Path) -> None:
