@@ -20,10 +20,17 @@ AnswerEvent = Thought | ToolEvent
 
 
 class AnswerReader:
-    """Reads one completion. What it gives does not depend on how the text is cut into pieces."""
+    """Reads one completion. What it gives does not depend on how the text is cut into pieces.
 
-    def __init__(self, splitter: ReasoningSplitter | None, parser: ToolParser | None) -> None:
+    Args:
+        calls_only: the form of the answer has no words beside its calls, so what is none is one that was cut off.
+    """
+
+    def __init__(
+        self, splitter: ReasoningSplitter | None, parser: ToolParser | None, *, calls_only: bool = False
+    ) -> None:
         self._splitter = splitter
+        self._calls_only = calls_only
         self._parser = parser
         self.reasoning_tokens = 0
         self.called = False
@@ -57,7 +64,7 @@ class AnswerReader:
         return events
 
     def _note(self, events: Iterable[ToolEvent]) -> list[ToolEvent]:
-        found = list(events)
+        found = [event for event in events if not (self._calls_only and isinstance(event, Text))]
         self.called = self.called or any(isinstance(event, CallBegin) for event in found)
         return found
 

@@ -26,6 +26,8 @@ class ChatPlan:
     tags: ThinkTags | None
     opened: bool
     """The prompt has opened the block of thinking."""
+    calls_only: bool
+    """The answer must be calls."""
     show_specials: bool
     """The marks to read by may be special tokens, so the text must have them."""
 
@@ -37,7 +39,8 @@ class ChatPlan:
     def reader(self) -> AnswerReader:
         """A reader for one completion."""
         splitter = None if self.tags is None else ReasoningSplitter(self.tags, opened=self.opened)
-        return AnswerReader(splitter, None if self.names is None else self.family.parser(self.names))
+        parser = None if self.names is None else self.family.parser(self.names)
+        return AnswerReader(splitter, parser, calls_only=self.calls_only)
 
 
 def plan_chat(prompter: Prompter, asked: ChatRequest, prompt: str) -> ChatPlan:
@@ -60,6 +63,7 @@ def plan_chat(prompter: Prompter, asked: ChatRequest, prompt: str) -> ChatPlan:
         None if use is None else use.names,
         tags,
         opened,
+        calls_only=use is not None and use.required,
         show_specials=spec is not None or (tags is not None and tags.close in prompter.special_tokens),
     )
 

@@ -99,6 +99,26 @@ def test_a_character_at_a_time_gives_the_same(
     assert read(family, list(text)) == read(family, [text])
 
 
+@pytest.mark.parametrize("opened", [None, False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_cut_off_a_required_call_is_no_word(family: FamilyName, opened: bool | None) -> None:
+    calls = {
+        "hermes": '<tool_call>\n{"name": "add", "arguments": {',
+        "llama": '<|python_tag|>{"name": "add", "parameters": {',
+        "mistral": '[TOOL_CALLS][{"name": "add", "arguments": {',
+        "mistral_args": "[TOOL_CALLS]add[ARGS]{",
+    }
+    written = ("" if opened is None else "<think>hm</think>\n" if not opened else "hm</think>\n") + calls[family]
+    for size in range(len(written) + 1):
+        splitter = None if opened is None else ReasoningSplitter(THINK, opened=opened)
+        reader = AnswerReader(splitter, ToolFamily(family, True).parser(NAMES), calls_only=True)
+        answer = ReadAnswer()
+        answer.add(reader.feed(written[:size]))
+        answer.add(reader.finish())
+        assert answer.text == ""
+    assert [call.name for call in answer.calls] == ["add"]
+
+
 def test_the_name_comes_before_the_arguments_and_both_before_the_end() -> None:
     reader = AnswerReader(None, ToolFamily("hermes", True).parser(NAMES))
     seen = [event for char in '<tool_call>{"name": "add", "arguments": {"a": 1' for event in reader.feed(char)]
