@@ -29,7 +29,7 @@ from daemon.worker.server import Listeners, new_app
 from daemon.worker.state import Model, Worker
 from daemon.worker.tokens import TokenTable
 from fcd import __version__
-from fcd.errors import EXIT_FAILED, EXIT_OK, ApiError, FcdError, ModelLoadError
+from fcd.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ApiError, FcdError, ModelLoadError
 from fcd.wire.admin import Progress
 from fcd.wire.controller import FcdExtension
 
@@ -72,6 +72,7 @@ class Program:
         self._stop = asyncio.Event()
         self._now = asyncio.Event()
         self._failure = ""
+        self._interrupted = False
         self._probe: asyncio.Task[None] | None = None
         self.listeners: Listeners | None = None
         self.address = ""
@@ -87,7 +88,7 @@ class Program:
         serving = asyncio.create_task(self._serve())
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        code = EXIT_FAILED if self._failure else EXIT_OK
+        code = EXIT_FAILED if self._failure else EXIT_INTERRUPTED if self._interrupted else EXIT_OK
         if serving.done() and not self._stop.is_set():
             code = self._explain(serving)
         serving.cancel()
@@ -104,13 +105,19 @@ class Program:
         self._stop.set()
         self._now.set()
 
+    def _signalled(self, number: int) -> None:
+        # Ctrl-C is how a person ends a worker that serves; one that is still loading never did what it was asked for.
+        if number == signal.SIGINT and self.worker.status == "loading":
+            self._interrupted = True
+        self.stop()
+
     def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
-                loop.add_signal_handler(number, self.stop)
+                loop.add_signal_handler(number, self._signalled, number)
             except NotImplementedError:  # Windows
-                signal.signal(number, lambda *_: loop.call_soon_threadsafe(self.stop))
+                signal.signal(number, lambda number, _: loop.call_soon_threadsafe(self._signalled, number))
         if self.options.watched:
             watch_stdin(partial(loop.call_soon_threadsafe, self.stop_now))
 

@@ -300,14 +300,15 @@ def test_what_cannot_be_loaded_is_said(tmp_path: Path) -> None:
         assert running.wait() == 1
 
 
-def test_sigterm_while_loading_ends_it_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_while_loading_ends_it_at_once(tmp_path: Path, number: int, code: int) -> None:
     with worker(tmp_path, "--no-register", watched=False) as running:
         deadline = time.monotonic() + START_S
         while "starting the engine" not in running.log.read_text():
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        running.process.send_signal(signal.SIGTERM)
-        assert running.wait(5) == 0
+        running.process.send_signal(number)
+        assert running.wait(5) == code
 
 
 def test_a_person_sees_progress_and_the_address(tmp_path: Path) -> None:
