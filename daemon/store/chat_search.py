@@ -105,7 +105,8 @@ def search(db: sqlite3.Connection, words: str, limit: int) -> tuple[list[tuple[s
     Words are looked for as beginnings of words; where the index finds none, anywhere in the text, which also finds
     parts of words and scripts that are written without spaces.
     """
-    wanted = words.split()[:_MOST_WORDS]
+    # SQLite's texts end at a NUL: one in a query is no word's.
+    wanted = words.replace("\0", " ").split()[:_MOST_WORDS]
     if not wanted:
         return [], "fts5" if is_indexed(db) else "like"
     if is_indexed(db):

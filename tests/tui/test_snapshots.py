@@ -327,6 +327,8 @@ def at_arena(*keys: str) -> Callable[[Pilot[None]], Any]:
         await pilot.press("f4")
         await wait_until(pilot, lambda: isinstance(pilot.app.screen, ArenaScreen) and pilot.app.screen.board)
         await pilot.press(*keys)
+        if "f" in keys:
+            await wait_until(pilot, lambda: isinstance(pilot.app.screen.focused, Input))
         await pilot.pause(0.1)
 
     return act

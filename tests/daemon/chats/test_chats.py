@@ -318,6 +318,8 @@ def test_listing_naming_pinning_searching() -> None:
             assert await search("river") == [names[0]]
             assert set(await search("question depends")) == set(names)
             assert await search('100% nothing_like\\this "AND NOT') == []
+            assert await search("\0") == []
+            assert await search("uber\0STOATS") == [names[1]], "a NUL ends SQLite's texts, and no query"
             await client.patch_chat(names[0], PatchChat(title=""))
             assert await search("river") == []
             await client.delete_chat(names[0])
