@@ -237,7 +237,8 @@ def test_eviction_by_memory_spares_the_busy(tmp_path: Path) -> None:
             busy = await daemon.controller.acquire("guide")
             (await daemon.controller.acquire("guide-mini")).release()
             needs = {name: model.needs.cpu for name, model in daemon.controller.supervisor.state.models.items()}
-            free["cpu"] = max(0, needs["guide"] - needs["guide-mini"])
+            asked = await daemon.controller.catalog.find("guide@8bit", owner=True)
+            free["cpu"] = asked.needs.cpu - needs["guide-mini"]
             daemon.controller.supervisor.read_memory(force=True)
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.5):
