@@ -78,6 +78,11 @@ class Battle:
         known = (self.info.model_a if side == "a" else self.info.model_b) if self.info else ""
         return known or f"Model {side.upper()}"
 
+    @property
+    def by_name(self) -> bool:
+        """The models were chosen, and are known from the start."""
+        return self.info.mode == "named" if self.info else bool(self._names)
+
     def state(self, side: Side) -> str:
         """In a word, what a side is doing."""
         if self.info is None or not self.info.turns:

@@ -194,6 +194,8 @@ def test_side_by_side_by_name_through_the_picker() -> None:
         assert daemon.arena.created[0].mode == "named"
         assert len(daemon.arena.created[0].models) == 2
         await wait_until(pilot, lambda: daemon.arena.created[0].models[0] in everything(app))
+        assert "Speeds come after the vote" in str(screen.bar.visual)  # the names are there
+        await pilot.pause()
         await pilot.press("ctrl+n")
         assert [screen.battle.name("a"), screen.battle.name("b")] == screen.models
 

@@ -23,7 +23,7 @@ class ChatAttach(ChatBase):
     async def action_attach(self) -> None:
         from tui.widgets.pickers import Ask
 
-        hint = "a text file, or an image for a model that sees   enter attach it   esc leave it"
+        hint = "text, or an image for a model that sees   enter attach it   esc leave it"
         await self.fcd.push_screen_wait(Ask("Attach a file", hint=hint, placeholder="FILE", refuse=self._try_attach))
         self.set_focus(self.prompt)
 

@@ -48,24 +48,24 @@ class VoteBar(AppStatic, can_focus=True):
             words = "The interface is only to read: battles and votes are left out."
         elif battle.phase == "empty":
             words = "Ask anything: both answer, you say which is better."
-        elif battle.phase == "writing":
-            words = "Vote at any time; it stops both. Names and speeds come after the vote."
         else:
-            words = "Vote, or ask both another question. Names and speeds come after the vote."
+            writing, coming = battle.phase == "writing", "Speeds" if battle.by_name else "Names and speeds"
+            when = "Vote at any time; it stops both." if writing else "Vote, or ask both another question."
+            words = f"{when} {coming} come after the vote."
         return Content.assemble(*parts, "\n", (f" {words}", "$foreground 60%"))
 
     def _voted(self, battle: Battle, undo_s: float) -> Content:
         assert battle.info is not None
         assert battle.info.vote is not None
-        key = self.fcd.key
+        key, coming = self.fcd.key, "speeds" if battle.by_name else "names"
         return Content.assemble(
             (f" Your vote: {VERDICTS[battle.info.vote]}", "bold $text-success"),
             "   ",
             (key("undo_vote"), "bold $text-accent"),
             (f" take it back ({max(0.0, undo_s):.0f} s)   ", "$foreground 80%"),
             (key("reveal"), "bold $text-accent"),
-            (" show the names now", "$foreground 80%"),
-            ("\n The names come when it cannot be taken back any more.", "$foreground 60%"),
+            (f" show the {coming} now", "$foreground 80%"),
+            (f"\n The {coming} come when it cannot be taken back any more.", "$foreground 60%"),
         )  # fmt: skip
 
     def _result(self, battle: Battle) -> Content:
