@@ -35,7 +35,9 @@ class Gpus:
         workers = self.daemon.controller.supervisor.state.workers.values() if self.daemon else ()
         for worker in workers:
             taken = (worker.awake or worker.claims).get(GPU, 0)
-            used += min(taken, RESIDUE_BYTES) if worker.state == "asleep" and worker.turning != "wake" else taken
+            # One that lies down has given its memory back before the daemon hears that it did.
+            given = worker.turning == "sleep" or (worker.state == "asleep" and worker.turning != "wake")
+            used += min(taken, RESIDUE_BYTES) if given else taken
         return {CPU: 32 * G, GPU: TOTAL - used}
 
 
