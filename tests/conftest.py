@@ -41,7 +41,8 @@ _LONG = (
     "test_ratings_arena_rank",
 )
 """Files of a minute and more, the longest first. Several processes share files out in order (that is what
-`--no-loadscope-reorder` is for): one of these begun last would keep one of them busy while the rest have nothing to do."""
+`--no-loadscope-reorder` is for): one of these begun last would keep one of them busy while the rest have nothing
+to do."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
