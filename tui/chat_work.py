@@ -156,7 +156,10 @@ def _is_there(path: Path) -> str:
 def _taken(target: str) -> str:
     """Why nothing can be written there, or nothing."""
     path = _at_home(split_target(target)[0])
-    return _is_there(path) if path.exists() else ""
+    try:
+        return _is_there(path) if path.exists() else ""
+    except OSError as error:
+        return f"{path} cannot be written: {error.strerror}."
 
 
 def _unreadable(name: str) -> str:

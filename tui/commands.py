@@ -76,6 +76,6 @@ def parse_parameter(text: str) -> tuple[str, float | int | str | None]:
     if name in _RANGES:
         least, most = _RANGES[name]
         if not least <= read <= most:  # "nan", which is between nothing, also ends here
-            ends = f"{least:.0f} to {most:.0f}" if kind is int else f"{least:g} to {most:g}"
+            ends = f"{int(least)} to {int(most)}" if kind is int else f"{least:g} to {most:g}"
             raise ValueError(f"{name} must be within {ends}: {words}.")
     return name, read

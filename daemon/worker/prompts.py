@@ -84,7 +84,7 @@ class Prompter:
         if self.template is not None:
             return
         for name, value in (kwargs or {}).items():
-            if value not in (None, False) and not mentions(self._source, name):
+            if value is not None and value is not False and not mentions(self._source, name):
                 raise ApiError(
                     400,
                     f"'chat_template_kwargs.{name}': this model's chat template reads no such parameter.",

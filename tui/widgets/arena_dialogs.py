@@ -50,13 +50,15 @@ class Filters(Form[dict[str, str] | None]):
             self.query_one("#filter-help", Static).update(FIELDS[name][0])
 
     async def action_clear(self) -> None:
-        await self.typed()
+        if not await self.typed():
+            return
         for name in FIELDS:
             self.query_one(f"#filter-{name}", Input).value = ""
 
     @on(Input.Submitted)
     async def _apply(self) -> None:
-        await self.typed()
+        if not await self.typed():
+            return
         typed = {name: self.query_one(f"#filter-{name}", Input).value.strip() for name in FIELDS}
         for name, text in typed.items():
             try:

@@ -28,7 +28,8 @@ class AttachDialog(Form[AttachRequest | None]):
 
     @on(Input.Submitted)
     async def _submitted(self) -> None:
-        await self.typed()
+        if not await self.typed():
+            return
         url, name, key = (self.query_one(f"#attach-{part}", Input).value.strip() for part in ("url", "name", "key"))
         if not url.startswith(("http://", "https://")):
             self.query_one("#attach-help", Static).update("Its address begins with http:// or https://.")

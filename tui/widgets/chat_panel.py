@@ -60,7 +60,8 @@ class ChatPanel(Panel):
 
     @work(exclusive=True, group="preset")
     async def action_save_preset(self) -> None:
-        await self.typed()
+        if not await self.typed():
+            return
         read = self.read()
         if read is None:
             return

@@ -19,9 +19,13 @@ class Form(ModalScreen[ScreenResultType]):
         Binding("shift+tab", "app.focus_previous", "previous", show=False, priority=True),
     ]
 
-    async def typed(self) -> None:
-        """Wait until every field has taken in what was typed so far: each deals with its keys by itself."""
+    async def typed(self) -> bool:
+        """Wait until every field has taken in what was typed so far: each deals with its keys by itself. False where
+        the window was left meanwhile."""
         fields = {widget: asyncio.Event() for widget in self.focus_chain}
         told = [seen.wait() for widget, seen in fields.items() if widget.call_later(seen.set)]
         if told:
-            await asyncio.wait([asyncio.ensure_future(each) for each in told], timeout=_TYPED_WITHIN_S)
+            _, late = await asyncio.wait([asyncio.ensure_future(each) for each in told], timeout=_TYPED_WITHIN_S)
+            for each in late:
+                each.cancel()
+        return self.is_current

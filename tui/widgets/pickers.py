@@ -172,7 +172,8 @@ class Panel(Form[tuple[str, dict[str, Any]] | None]):
 
     @on(Input.Submitted)
     async def action_apply(self) -> None:
-        await self.typed()
+        if not await self.typed():
+            return
         read = self.read()
         if read is not None:
             self.dismiss(read)

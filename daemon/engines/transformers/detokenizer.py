@@ -95,6 +95,11 @@ class _ByteDetokenizer:
         return self._decoder.decode(b"", True)
 
 
+_LONGEST_RUN = 64
+"""Tokens whose text is open. In a longer run of byte tokens each is where the last known one was: decoding the run
+anew for each would take time that grows with its square."""
+
+
 class _WindowDetokenizer:
     """For any other tokenizer: decode a short window of tokens with and without the new ones, and give out the rest.
 
@@ -114,6 +119,8 @@ class _WindowDetokenizer:
         self._place = 0
 
     def place(self, token_id: int) -> int:
+        if len(self._ids) - self._start > _LONGEST_RUN:
+            return self._place
         text = self._factory.decode(self._ids[self._start :])
         in_bytes = token_id in self._factory.byte_ids
         opened = text.endswith("\ufffd") and (self._ids[-1] in self._factory.byte_ids) == in_bytes

@@ -150,3 +150,11 @@ def test_exponential_is_the_exponential(kernel: DecodeAttention) -> None:
     assert exponential(numpy.float32(-90)) == 0.0
     assert exponential(numpy.float32("-inf")) == 0.0
     assert math.isnan(exponential(numpy.float32("nan")))
+
+
+def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(self: DecodeAttention, q: torch.Tensor, *_: object) -> torch.Tensor:
+        return torch.zeros_like(q)
+
+    monkeypatch.setattr(DecodeAttention, "__call__", wrong)
+    assert load_decode_attention(torch.float32) is None

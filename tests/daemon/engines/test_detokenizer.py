@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from daemon.engines.transformers import detokenizer
 from daemon.engines.transformers.detokenizer import DetokenizerFactory
 from tests.tiny_models import make_metaspace_tokenizer, make_tokenizer, make_unigram_tokenizer
 
@@ -81,3 +82,21 @@ def test_text_flows_and_is_not_kept_to_the_end() -> None:
         ids = tokenizer(kind).encode(text, add_special_tokens=False)
         _, pieces = stream(kind, ids)
         assert sum(bool(piece) for piece in pieces) > len(ids) * 0.8
+
+
+def test_the_places_of_a_long_run_of_bytes_take_no_time_that_grows_with_its_square() -> None:
+    decoded = 0
+
+    class Counting:
+        byte_ids = frozenset(range(256))
+
+        def decode(self, ids: list[int]) -> str:
+            nonlocal decoded
+            decoded += len(ids)
+            return bytes(ids).decode(errors="replace")
+
+    window = detokenizer._WindowDetokenizer(Counting(), frozenset())  # type: ignore[arg-type]
+    for _ in range(4000):
+        window.place(0x80)
+        window.feed(0x80)
+    assert decoded < 65 * 65

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import logging
+import platform
 import struct
+from pathlib import Path
 
 import torch
 
 from daemon.engines.transformers.kernels.loading import load_kernel
 from daemon.engines.transformers.kernels.team import Team
 
+log = logging.getLogger("fcd.engine")
 _MODULES = {torch.float32: "decode_fp32", torch.float16: "decode_fp16"}
 _SIZE = 27
 
@@ -63,11 +67,11 @@ class DecodeAttention:
         kv_heads, value_dim = v.shape[1], v.shape[2]
         threads = torch.get_num_threads()
         if self._scratch.numel() < threads * longest:
-            self._scratch = torch.empty(threads * 2 * longest)
+            self._scratch = torch.empty(threads * 2 * longest, dtype=torch.float32, device="cpu")
         factor = self._scales.get(scale)
         if factor is None:
             factor = self._scales[scale] = torch.tensor([scale], dtype=torch.float32)
-        out = torch.empty(rows, heads, value_dim)
+        out = torch.empty(rows, heads, value_dim, dtype=torch.float32, device="cpu")
         places = at.data_ptr()
         self._pack(
             self._table,
@@ -86,6 +90,34 @@ class DecodeAttention:
 
 
 def load_decode_attention(stored: torch.dtype) -> DecodeAttention | None:
-    """For a store of this type; None where there is none."""
-    found = load_kernel(_MODULES[stored]) if stored in _MODULES else None
-    return None if found is None else DecodeAttention(*found, stored)
+    """For a store of this type; None where there is none, or where it does not compute what PyTorch does."""
+    if stored not in _MODULES or (stored == torch.float16 and not _has_fp16()):
+        return None
+    found = load_kernel(_MODULES[stored])
+    kernel = None if found is None else DecodeAttention(*found, stored)
+    if kernel is not None and not _agrees(kernel):
+        log.warning("the compiled attention differs from PyTorch's here; it is not used")
+        return None
+    return kernel
+
+
+def _has_fp16() -> bool:
+    """Whether the CPU converts fp16: without its instructions the compiler would call functions that are not there."""
+    if platform.machine() not in {"x86_64", "AMD64"}:
+        return platform.machine() in {"aarch64", "arm64"}
+    cpu = Path("/proc/cpuinfo")
+    return cpu.exists() and "f16c" in cpu.read_text(errors="replace").split()
+
+
+def _agrees(kernel: DecodeAttention) -> bool:
+    """By one row of random numbers."""
+    draw = torch.Generator().manual_seed(0)
+    q, k, v, keys, values = (
+        torch.randn(shape, generator=draw, dtype=torch.float32)
+        for shape in ((1, 4, 32), (1, 2, 32), (1, 2, 32), (1, 2, 48, 32), (1, 2, 48, 32))
+    )
+    keys, values = keys.to(kernel.stored), values.to(kernel.stored)
+    got = kernel(q, k, v, keys, values, torch.tensor([[0], [40]]), 41, 0.2, None)
+    seen, mixed = keys[0, :, :41].float(), values[0, :, :41].float()
+    want = (q.view(2, 2, 32) @ seen.transpose(1, 2) * 0.2).softmax(-1) @ mixed
+    return torch.allclose(got.view(2, 2, 32), want, atol=1e-4)

@@ -16,11 +16,11 @@ def load_kernel(name: str) -> tuple[Team, int] | None:
     The first time on a machine takes seconds. None where numba or PyTorch's threads cannot be had: PyTorch's own
     operators do the same then.
     """
-    team = find_team()
-    if team is None:
-        log.info("no compiled kernels: PyTorch's threads are not of an OpenMP library that can be entered")
-        return None
     try:
+        team = find_team()
+        if team is None:
+            log.info("no compiled kernels: PyTorch's threads are not of an OpenMP library that can be entered")
+            return None
         from daemon.engines.transformers.kernels.compiling import prepare
 
         prepare(team)

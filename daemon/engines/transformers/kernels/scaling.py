@@ -37,7 +37,7 @@ class RowScaler:
             The rows; their steps `[rows, 1]`; the numbers of the wide ones.
         """
         rows, width = x.shape
-        out, steps = torch.empty(rows, width), torch.empty(rows, 1)
+        out, steps = torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(rows, 1)
         wide = (ctypes.c_int64 * rows)()
         limits = (ctypes.c_float * 3)(top, least, bound)
         addresses = (x.data_ptr(), x.stride(0), out.data_ptr(), steps.data_ptr())

@@ -15,6 +15,7 @@ THREAD = "omp_get_thread_num"
 THREADS = "omp_get_num_threads"
 _ENTRY = "GOMP_parallel"
 _MAPS = Path("/proc/self/maps")
+_BACKEND = "ATen parallel backend: OpenMP"
 _NAMES = ("libgomp", "libiomp5", "libomp")
 
 
@@ -35,9 +36,9 @@ class Team:
 
 def find_team() -> Team | None:
     """PyTorch's threads; None where they are not OpenMP's, or which library's they are cannot be told."""
-    if "OpenMP" not in torch.__config__.parallel_info() or not _MAPS.exists():
+    if _BACKEND not in torch.__config__.parallel_info() or not _MAPS.exists():
         return None
-    lines = (line.split(maxsplit=5) for line in _MAPS.read_text().splitlines())
+    lines = (line.split(maxsplit=5) for line in _MAPS.read_text(errors="replace").splitlines())
     paths = {Path(words[5]) for words in lines if len(words) == 6 and words[5].startswith("/")}
     found = [path for path in paths if path.name.startswith(_NAMES)]
     # Other packages bring such a library as well: PyTorch's stands beside its own.
