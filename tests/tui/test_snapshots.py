@@ -159,6 +159,8 @@ def test_chats(snap_compare: Callable[..., bool], size: tuple[int, int], look: s
         await wait_until(pilot, lambda: pilot.app.screen.query(ChatList))
         found = pilot.app.screen.query_one(ChatList)
         found.query_one(Input).cursor_blink = False
+        # Which row is marked in what is found depends on which was before.
+        await wait_until(pilot, lambda: len(found.rows) == 3 and found.highlighted() is not None)
         await pilot.press(*"rivers")
         # The pinned one is first in the list, and not in what is found.
         await wait_until(pilot, lambda: found.words == "rivers" and found.rows and found.rows[0].title != "Bread")
