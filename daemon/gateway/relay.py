@@ -410,8 +410,8 @@ class Relay:
         return ApiError(
             508,
             f"{self._order.hops} daemons have passed this request for '{self._order.model}' on, and {here} would send"
-            f" it to {base_url(target)} (worker '{target.worker}'): they lead to each other, and none has the model."
-            f" Take one of them off: `fcd worker detach {target.worker}`.",
+            f" it to {base_url(target)} (worker '{target.worker}'): daemons that are attached to each other pass a"
+            f" request round. Where these are, take one of them off: `fcd worker detach {target.worker}`.",
             code="loop",
         )
 

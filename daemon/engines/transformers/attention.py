@@ -26,8 +26,6 @@ NAME = "fcd"
 MASK_AREA = 1 << 24
 """Queries times keys that are masked at once."""
 MIN_ROWS = 16
-_HALF = 65504.0
-"""The largest number in fp16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,7 @@ class DecodeGroup:
         """The slots and positions as tensors on a layer's device."""
         found = self.indices.get(device)
         if found is None:
-            both = torch.tensor([self.slots, self.positions], device=device)
+            both = self.places.to(device)
             holes = self.high - self.low != len(self.slots)
             found = self.indices[device] = _Indices(both[0], both[1], both[0] - self.low if holes else None)
         return found
@@ -158,6 +156,11 @@ class AttentionKind:
     softcap: float | None = None
     sinks: torch.Tensor | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Nothing enters between the scores and the softmax."""
+        return self.softcap is None and self.sinks is None
+
 
 def attend(
     step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kind: AttentionKind
@@ -186,7 +189,7 @@ def _decode(
     rows = len(group.slots)
     span = slice(group.first, group.first + rows)
     kv_heads = keys.shape[1]
-    if step.kernel is not None and step.kernel.fits(q, k, v, keys) and kind.softcap is None and kind.sinks is None:
+    if step.kernel is not None and kind.plain and step.kernel.fits(q, k, v, keys):
         places, longest = group.places, group.longest
         return step.kernel(q[span], k[span], v[span], keys, values, places, longest, kind.scale, kind.window)
     queries = q[span].reshape(rows, kv_heads, -1, q.shape[-1])
@@ -203,8 +206,8 @@ def _decode(
             kind,
         ).reshape(1, q.shape[1], -1)
     at = group.on(keys.device)
-    keys[at.slots, :, at.positions] = _storable(k[span], keys).to(keys.dtype)
-    values[at.slots, :, at.positions] = _storable(v[span], values).to(values.dtype)
+    keys[at.slots, :, at.positions] = _storable(k[span], keys)
+    values[at.slots, :, at.positions] = _storable(v[span], values)
     if at.spread is not None:
         spread = queries.new_zeros(group.high - group.low, *queries.shape[1:])
         queries = spread.index_copy_(0, at.spread, queries)
@@ -258,8 +261,11 @@ def _prefill(
 
 
 def _storable(new: torch.Tensor, slab: torch.Tensor) -> torch.Tensor:
-    """In fp16, the largest number there is stands for what is beyond it, as in the kernel."""
-    return new.clamp(-_HALF, _HALF) if slab.dtype == torch.float16 and new.dtype != torch.float16 else new
+    """As the slab has it: the largest number that its type has stands for what is beyond it, as in the kernel."""
+    if new.dtype == slab.dtype:
+        return new
+    most = torch.finfo(slab.dtype).max
+    return new.clamp(-most, most).to(slab.dtype)
 
 
 def _parts(chunk: PrefillChunk) -> list[PrefillChunk]:
@@ -286,7 +292,7 @@ def _attend(
 
     q is `[rows, kv_heads, group, dim]`, or with `by_head` `[group, kv_heads, count, dim]`.
     """
-    if kind.softcap is None and kind.sinks is None:
+    if kind.plain:
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=None if mask is None else mask.expand(*q.shape[:3], -1), scale=kind.scale
         )

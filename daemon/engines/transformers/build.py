@@ -135,8 +135,7 @@ def _decode_kernel(
     """The compiled attention, where all layers can have it; they then store fp16 where they may (`half`)."""
     if any(layer.dtype != torch.float32 or layer.device.type != "cpu" for layer in layers):
         return layers, None
-    plain = all(kind.softcap is None and kind.sinks is None for kind in kinds)
-    stored = torch.float16 if half and plain else torch.float32
+    stored = torch.float16 if half and all(kind.plain for kind in kinds) else torch.float32
     kernel = load_decode_attention(stored)
     if kernel is None:
         return layers, None

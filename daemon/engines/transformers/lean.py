@@ -148,7 +148,7 @@ def build_lean(model: Any, kinds: list[AttentionKind]) -> LeanDecoder | None:
         if config.model_type not in _FAMILIES or len(devices) != 1:
             return None
     rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type", "default") in _GROWING_ROPE or any(k.softcap or k.sinks is not None for k in kinds):
+    if rope.get("rope_type", "default") in _GROWING_ROPE or not all(kind.plain for kind in kinds):
         return None
     head = single(model.lm_head)
     eps = float(model.model.norm.variance_epsilon)

@@ -89,7 +89,7 @@ def _scaled(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     scaler = row_scaler()
     if scaler is not None and x.stride(1) == 1:
         return scaler(x, _TOP, _LEAST, bound)
-    # The norm of this order takes ten times as long.
+    # PyTorch's infinity norm takes ten times as long.
     largest = x.abs().amax(1, keepdim=True)
     step = (largest / _TOP).clamp_min_(_LEAST)
     # Compared in Python, which for few rows is quicker, and the wrong way round, so that no number is wide as well.

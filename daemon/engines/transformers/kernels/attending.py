@@ -1,4 +1,4 @@
-"""The kernels as the engine calls them, where this machine can have them."""
+"""Attention of decoding rows by a compiled kernel, as the engine calls it; see `decode_attention.py`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from daemon.engines.transformers.kernels.team import Team
 log = logging.getLogger("fcd.engine")
 _MODULES = {torch.float32: "decode_fp32", torch.float16: "decode_fp16"}
 _SIZE = 27
+"""Of the kernel's table, whose module cannot be imported where there is no numba."""
 
 
 class DecodeAttention:
-    """Attention of rows that decode, on a slab of the store; see `decode_attention.py`."""
+    """On a slab of the store."""
 
     def __init__(self, team: Team, function: int, stored: torch.dtype) -> None:
         self._team = team

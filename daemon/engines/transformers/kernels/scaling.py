@@ -11,6 +11,7 @@ from daemon.engines.transformers.kernels.loading import load_kernel
 from daemon.engines.transformers.kernels.team import Team
 
 _SIZE = 8
+"""Of the kernel's table, whose module cannot be imported where there is no numba."""
 LONE = 1 << 15
 """Up to so many numbers one thread is quicker than waking others."""
 
