@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +16,7 @@ from fcd.nvml import NoDriver, Nvml, Reading
 
 _TIMEOUT_S = 10
 _AMD = "0x1002"
-PACKED_HALF = "float32 (float16 weights)"
+PACKED_HALF = "float32 (16-bit weights)"
 """Weights of 16 bits that stay so in memory, packed, while everything is computed in fp32."""
 _HALVES = frozenset({"bfloat16", "bf16", "float16", "fp16", "half"})
 _DRM = Path("/sys/class/drm")
@@ -153,10 +155,13 @@ def cpu_has_bf16() -> bool:
 
 
 def packs_half() -> bool:
-    """Whether 16-bit weights are kept packed on this CPU: PyTorch has the kernels for x86 with AVX2, and bfloat16 is
-    the faster one where there are instructions for it."""
-    words = _cpu_words() or set()
-    return platform.machine().lower() in ("x86_64", "amd64") and "avx2" in words and not cpu_has_bf16()
+    """Whether 16-bit weights are kept packed on this CPU: the engine compiles its products for Linux, where the
+    processor widens them quickly, and bfloat16 is the faster one where there are instructions for it."""
+    if sys.platform != "linux" or importlib.util.find_spec("numba") is None:
+        return False
+    words, kind = _cpu_words() or set(), platform.machine().lower()
+    widens = "avx2" in words if kind in ("x86_64", "amd64") else kind in ("aarch64", "arm64")
+    return widens and not cpu_has_bf16()
 
 
 def keeps_packed(dtype: str, native: str) -> bool:

@@ -29,7 +29,7 @@ _LONG = (
     "test_half",
     "test_fastchat_gradio",
     "test_ray_spread",
-    "test_packed_int8",
+    "test_panels",
     "test_lowbit",
     "test_tools_program",
     "test_fastchat_programs",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,6 @@ _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _DTYPE_BITS: Mapping[str, int] = {"float32": 32, "float16": 16, "bfloat16": 16, "half": 16, "float": 32}
 _MAX_HEADER = 100_000_000
 """The safetensors format's own bound on its header, in bytes."""
-_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
-_TABLES = ("embed_tokens.weight", "wte.weight", "shared.weight", "embed_in.weight", "embeddings.weight")
-_WITH_HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 _GROUP = 64
 """Weights that share one scale of two bytes, as 4-bit loading stores them; 8-bit has one scale per row."""
 
@@ -152,8 +149,7 @@ def estimate(folder: Path, quantization: str = "", *, dtype: str = "", packed: b
     """Memory for a model's weights and for each token that it keeps.
 
     `quantization` is `8bit`, `4bit` or empty; `dtype` is what floats are converted to, empty for what the files hold,
-    or `fcd.machine.PACKED_HALF`. `packed` weights are of 16 bits, and a table that is the output layer too is kept once
-    for each use.
+    or `fcd.machine.PACKED_HALF`. `packed` weights are of 16 bits.
     Quantization shrinks the matrices of the layers; embeddings and the output head keep their type.
     """
     facts = read_facts(folder)
@@ -173,8 +169,6 @@ def estimate(folder: Path, quantization: str = "", *, dtype: str = "", packed: b
     for tensor in tensors:
         weights += _loaded_bytes(tensor, quantization, floats)
         parameters += tensor.count
-    if packed and facts.architecture.endswith(_WITH_HEADS):
-        weights += _tied_bytes(tensors)
     return Estimate(weights, kv_bytes, facts.context_length, parameters)
 
 
@@ -207,13 +201,6 @@ def _loaded_bytes(tensor: TensorHeader, quantization: str, dtype: str) -> int:
             scales = tensor.shape[0] * 4 if width == 8 else tensor.count // _GROUP * 2
             return tensor.count * width // 8 + scales
     return (tensor.count * bits + 7) // 8
-
-
-def _tied_bytes(tensors: Sequence[TensorHeader]) -> int:
-    """What a table in 16 bits takes that stands for the output layer too; 0 where that has weights of its own."""
-    if any(tensor.name.endswith(_HEADS) for tensor in tensors):
-        return 0
-    return max((2 * tensor.count for tensor in tensors if tensor.name.endswith(_TABLES)), default=0)
 
 
 def _is_quantized(tensor: TensorHeader) -> bool:

@@ -1,4 +1,4 @@
-"""The stacked experts of mixture-of-experts layers in packed fp16, 8 or 4 bits.
+"""The stacked experts of mixture-of-experts layers in packed 16, 8 or 4 bits.
 
 transformers keeps the experts of a layer as two tensors, `gate_up_proj` and `down_proj`, `[experts, ...]`: most of a
 model's weights. Here each expert becomes two low-bit linear layers, and a step computes those that its tokens were sent
@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from daemon.engines.transformers.half import HalfLinear
-from daemon.engines.transformers.lowbit import GROUP, Int4Linear, Int8Linear, LowBitLinear
+from daemon.engines.transformers.lowbit import LowBitLinear
 
 PARTS = ("gate_up_proj", "down_proj")
 
@@ -35,14 +34,16 @@ class LowBitExperts(nn.Module):
 
     Args:
         original: the module on `meta`; it goes on saying how gate and up become one.
-        bits: 16 (packed fp16), 8 or 4.
+        bits: 16, 8 or 4.
+        make: a low-bit layer `(inputs, outputs, dtype, transposed)` on `meta`.
     """
 
     apply_gate: Callable[[torch.Tensor], torch.Tensor]
 
-    def __init__(self, original: Any, bits: int) -> None:
+    def __init__(self, original: Any, bits: int, make: Callable[[int, int, torch.dtype, bool], LowBitLinear]) -> None:
         super().__init__()
         self.bits = bits
+        self._make = make
         self.transposed = bool(original.is_transposed)
         self.num_experts = int(original.gate_up_proj.shape[0])
         # Not a child: it has no weights, and none are to be looked for.
@@ -58,13 +59,10 @@ class LowBitExperts(nn.Module):
     def take(self, part: str, weight: torch.Tensor) -> None:
         """Quantise one of the stacked tensors of the checkpoint, expert by expert."""
         inputs, outputs = weight.shape[1:] if self.transposed else (weight.shape[2], weight.shape[1])
-        fits = inputs % GROUP == 0 and outputs % 16 == 0
-        small = Int4Linear if self.bits == 4 and fits else Int8Linear
-        kind: type[LowBitLinear] = HalfLinear if self.bits == 16 else small
         layers = nn.ModuleList()
         for expert in weight:
             with torch.device("meta"):
-                layer = kind(inputs, outputs, bias=False, dtype=weight.dtype, transposed=self.transposed)
+                layer = self._make(inputs, outputs, weight.dtype, self.transposed)
             layer.take(expert)
             layers.append(layer)
         self.layers[f"{part}_layers"] = layers

@@ -179,7 +179,7 @@ def _load_packed(
     options: LoadOptions,
     progress: LoadProgress,
 ) -> Any:
-    """The model with packed fp16 weights, or None where its code needs the weights as they are."""
+    """The model with packed 16-bit weights, or None where its code needs the weights as they are."""
     try:
         quantizer = half_config(native)
         model = _load_weights(folder, config, family, form.dtype, placement, options, progress, quantizer)
@@ -189,7 +189,7 @@ def _load_packed(
     if not computes(model.eval()):
         log.warning("%s multiplies by its weights itself, so they are not packed", type(model).__name__)
         return None
-    log.info("products with packed float16 weights, computed in float32")
+    log.info("products with 16-bit weights, computed in float32")
     return model
 
 

@@ -1,8 +1,9 @@
 """Linear layers whose weights stay 8-bit or 4-bit in memory and are multiplied as such, on CPU and Metal.
 
 8-bit: one int8 row and one fp32 scale per output channel, symmetric. 4-bit: groups of 32 inputs share a scale and an
-offset. Which 8-bit kernel is fastest depends on the machine and on the number of rows (VNNI favours int8 x int8, AVX2
-the dequantised block at many rows), so it is measured once, see `measure_kernels`.
+offset. Where there are compiled products (see `kernels/panels.py`) and they are faster, 8-bit weights are packed for
+them. Which of PyTorch's kernels is fastest elsewhere depends on the machine and on the number of rows (VNNI favours
+int8 x int8, AVX2 the dequantised block at many rows), so it is measured once, see `measure_kernels`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from daemon.engines.transformers.packed_int8 import int8_is_supported, pack_int8, packed_int8_product
+from daemon.engines.transformers.kernels.multiplying import multiplier
+from daemon.engines.transformers.kernels.panels import Panels, pack
 
 GROUP = 32
 _BLOCK_ELEMENTS = 1 << 20
@@ -125,24 +126,22 @@ def measure_kernels(
     return choose_kernels(time_of, products)
 
 
-def packed_is_faster(outputs: int, inputs: int, kernels: Kernels, *, exact: bool) -> bool:
-    """Whether FBGEMM's packed int8 is faster than `kernels` for layers of one shape in fp32 here, over 1 and 32 rows
-    alike, on more weights than a cache holds.
-
-    Args:
-        exact: every row takes the second pass, not only those with outliers.
-    """
-    if not int8_is_supported():
+def panels_are_faster(outputs: int, inputs: int) -> bool:
+    """Whether the compiled products with int8 weights are faster than PyTorch's in fp32 here, for layers of one shape,
+    over 1 and 32 rows alike, on more weights than a cache holds."""
+    compiled = multiplier("int8")
+    if compiled is None:
         return False
+    kernels = measure_kernels(outputs, inputs, torch.float32, torch.device("cpu"))
     count = max(1, _READ // (outputs * inputs))
-    plain = [torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8) for _ in range(count)]
-    scale = torch.ones(outputs)
-    packed = [pack_int8(codes, scale) for codes in plain]
+    weight, scale = torch.randn(outputs, inputs, dtype=torch.float32, device="cpu"), torch.ones(outputs, device="cpu")
+    plain = [torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8, device="cpu") for _ in range(count)]
+    packed = [pack(weight, "int8") for _ in range(count)]
     ratio = 1.0
     for rows in (1, 32):
-        x = torch.randn(rows, inputs)
+        x = torch.randn(rows, inputs, dtype=torch.float32, device="cpu")
         product = kernels.product(rows)
-        ours = [partial(packed_int8_product, x, each, exact=exact) for each in packed]
+        ours = [partial(compiled, x, each) for each in packed]
         ratio *= _best(ours) / _best([partial(product, x, codes, scale) for codes in plain])
     return ratio < 1
 
@@ -167,6 +166,8 @@ class LowBit(nn.Module):
 
     codes: torch.Tensor
     scale: torch.Tensor
+    panels: Panels | None = None
+    """The weights, where compiled products read them."""
 
     def __init__(self, shape: tuple[int, int], dtype: torch.dtype) -> None:
         super().__init__()
@@ -179,7 +180,7 @@ class LowBit(nn.Module):
     @property
     def unseen_bytes(self) -> int:
         """Bytes of weights that no parameter and no buffer shows."""
-        return 0
+        return 0 if self.panels is None else self.panels.nbytes
 
     def take(self, weight: torch.Tensor) -> None:
         """Quantise the checkpoint's tensor into this layer."""
@@ -193,6 +194,11 @@ class LowBit(nn.Module):
         self.register_buffer("codes", codes)
         self.register_buffer("scale", scale)
         self.stand_in(codes.device)
+
+    def hold_panels(self, panels: Panels) -> None:
+        """Keep these."""
+        self.panels = panels
+        self.stand_in(torch.device("cpu"))
 
     def stand_in(self, device: torch.device) -> None:
         """Leave `weight` as a stand-in, the weights being kept elsewhere: model code looks at its dtype, shape and
@@ -238,13 +244,17 @@ class Joined:
 class LowBitLinear(LowBit):
     """A linear layer; `transposed` says that the checkpoint holds `[in, out]` (GPT-2's Conv1D)."""
 
+    packs = False
+    """It keeps its weights in panels."""
+
     def __init__(self, inputs: int, outputs: int, *, bias: bool, dtype: torch.dtype, transposed: bool) -> None:
         super().__init__((inputs, outputs) if transposed else (outputs, inputs), dtype)
         self.in_features = inputs
         self.out_features = outputs
         self.transposed = transposed
-        self.joined: tuple[Joined, int, int] | None = None
-        """The product that this layer has become a part of, which part, and the column that it starts at."""
+        self.joined: tuple[Joined, LowBitLinear, int, int] | None = None
+        """The product that this layer has become a part of, the layer that holds it, which part of it this is, and the
+        column that it starts at."""
         self.bias = nn.Parameter(torch.empty(outputs, dtype=dtype), requires_grad=False) if bias else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -252,22 +262,30 @@ class LowBitLinear(LowBit):
         if self.joined is None:
             out = self.product(rows)
         else:
-            joined, number, start = self.joined
+            joined, _, number, start = self.joined
             out = joined.part(rows, x, number, start, start + self.out_features)
         if self.bias is not None:
             out = out.add_(self.bias) if out.dtype == torch.float32 else out + self.bias
         return out.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
-    def product(self, rows: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
+    @property
+    def unseen_bytes(self) -> int:
+        if self.joined is None:
+            return super().unseen_bytes
+        whole = self.joined[1]
+        return whole.unseen_bytes * self.out_features // whole.out_features
 
-    def release(self) -> None:
-        """Give up the layer's own weights: it has become a part of others."""
-        raise NotImplementedError
+    def product(self, rows: torch.Tensor) -> torch.Tensor:
+        """`[n, in]` to `[n, out]`, without the bias."""
+        assert self.panels is not None
+        compiled = multiplier(self.panels.kind)
+        assert compiled is not None
+        wide = rows.float()
+        return compiled(wide if wide.stride(-1) == 1 else wide.contiguous(), self.panels)
 
 
 def join_layers(whole: LowBitLinear, modules: Sequence[LowBitLinear]) -> None:
-    """Make `modules` parts of `whole`, which holds their weights below each other, and join their biases."""
+    """Make `modules` parts of `whole`, which holds their panels below each other, and join their biases."""
     if any(module.bias is not None for module in modules):
         dtype = modules[0].dtype
         biases = [torch.zeros(m.out_features) if m.bias is None else m.bias.detach() for m in modules]
@@ -275,40 +293,40 @@ def join_layers(whole: LowBitLinear, modules: Sequence[LowBitLinear]) -> None:
     joined = Joined(whole.product, len(modules))
     start = 0
     for number, module in enumerate(modules):
-        module.release()
-        module.joined = (joined, number, start)
+        module.panels = None
+        module.joined = (joined, whole, number, start)
         start += module.out_features
 
 
 class Int8Linear(LowBitLinear):
-    """int8 codes `[out, in]` and an fp32 scale for each output; or both in FBGEMM's packed form, and nothing else."""
+    """int8 codes `[out, in]` and an fp32 scale for each output; or panels of both.
+
+    Args:
+        packs: keep them in panels.
+    """
 
     kernels = Kernels()
     whole_inputs = False
     """Its inputs have outliers: no kernel that rounds them to int8."""
-    exact = False
-    """Every row gets 13 bits in a packed product: small errors of these outputs count."""
-    packed: Any = None
 
-    @property
-    def unseen_bytes(self) -> int:
-        held = self.packed is not None or self.joined is not None
-        return (self.in_features + 12) * self.out_features if held else 0
+    def __init__(
+        self, inputs: int, outputs: int, *, bias: bool, dtype: torch.dtype, transposed: bool, packs: bool = False
+    ) -> None:
+        super().__init__(inputs, outputs, bias=bias, dtype=dtype, transposed=transposed)
+        self.packs = packs
 
-    def pack(self) -> None:
-        """Keep the weights in the packed form alone."""
-        self.packed = pack_int8(self.codes, self.scale)
-        del self.codes, self.scale
-
-    def release(self) -> None:
-        self.packed = None
+    def take(self, weight: torch.Tensor) -> None:
+        if self.packs:
+            self.hold_panels(pack(weight.T if self.transposed else weight, "int8"))
+        else:
+            super().take(weight)
 
     def encode(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return quantize_rows(weight.T.contiguous() if self.transposed else weight)
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
-        if self.packed is not None:
-            return packed_int8_product(rows, self.packed, exact=self.exact)
+        if self.panels is not None:
+            return super().product(rows)
         return self.kernels.product(rows.shape[0])(rows, self.codes, self.scale)
 
 
@@ -333,8 +351,8 @@ class Int4Linear(LowBitLinear):
         return out
 
 
-class Int8Embedding(LowBit):
-    """An embedding table of int8 rows; a tied output layer shares its tensors.
+class LowBitTable(LowBit):
+    """An embedding; where an output layer's panels hold the same weights, it reads those.
 
     Args:
         factor: what the model's own embedding class multiplies by (Gemma), None for a plain one.
@@ -346,10 +364,29 @@ class Int8Embedding(LowBit):
         self.embedding_dim = dim
         self.scalar_embed_scale = factor
 
+    @property
+    def unseen_bytes(self) -> int:
+        # They are the output layer's.
+        return 0
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        if self.panels is None:
+            rows = self.rows(ids)
+        else:
+            rows = self.panels.rows(ids.reshape(-1)).view(*ids.shape, self.embedding_dim)
+        rows, factor = rows.to(self.dtype), self.scalar_embed_scale
+        return rows if factor is None else rows * torch.tensor(factor, dtype=self.dtype)
+
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Of the table that it holds itself."""
+        raise NotImplementedError
+
+
+class Int8Embedding(LowBitTable):
+    """An embedding table of int8 rows; a tied output layer shares its tensors."""
+
     def encode(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return quantize_rows(weight)
 
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        rows = (self.codes[ids].float() * self.scale[ids].unsqueeze(-1)).to(self.dtype)
-        factor = self.scalar_embed_scale
-        return rows if factor is None else rows * torch.tensor(factor, dtype=self.dtype)
+    def rows(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.codes[ids].float() * self.scale[ids].unsqueeze(-1)

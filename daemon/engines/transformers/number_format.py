@@ -1,10 +1,10 @@
-"""Which numbers a CPU computes a model's steps in: fp32, bf16, or fp32 over packed fp16 weights.
+"""Which numbers a CPU computes a model's steps in: fp32, bf16, or fp32 over packed 16-bit weights.
 
 Half the bytes make 16-bit weights the faster ones where the CPU has instructions for them, and on some machines
 without; on others bf16 is emulated and several times slower. The rules, for a checkpoint of 16 bits:
 
-1. Where there are kernels for packed fp16 weights (x86, see `half`), weights stay in 16 bits unless `--dtype float32`
-   is given: those kernels compute in fp32 as well, and read half the bytes. They are measured against plain bf16, or
+1. Where there are compiled products for 16-bit weights (see `half`), weights stay in 16 bits unless `--dtype float32`
+   is given: they compute in fp32 as well, and read half the bytes. They are measured against plain bf16, or
    against the format that `--dtype` names, which the activations then have.
 2. Elsewhere, without `--dtype`: bf16 where fp32 would not fit into the free memory, else what is faster of both.
 
@@ -24,7 +24,9 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional as F
 
-from daemon.engines.transformers.half import half_is_supported, half_product, pack_half
+from daemon.engines.transformers.half import half_is_supported
+from daemon.engines.transformers.kernels.multiplying import multiplier
+from daemon.engines.transformers.kernels.panels import pack
 from fcd.machine import PACKED_HALF, fp32_fits
 
 log = logging.getLogger("fcd.engine")
@@ -36,8 +38,8 @@ _READ = 64 * 2**20
 _LARGEST = 4096
 _LONG = 0.5
 """Seconds: what takes longer is timed once."""
-PACKED = "packed float16"
-"""fp16 weights, packed; activations in fp32."""
+PACKED = "packed 16-bit weights"
+"""Activations in fp32."""
 
 TimeOf = Callable[[str, int], float]
 """Seconds for products with so many rows, in a format named as torch does, or PACKED."""
@@ -47,7 +49,7 @@ class NumberFormat(NamedTuple):
     dtype: torch.dtype
     """Of the activations and the KV cache, and of the weights unless they are packed."""
     packed: bool = False
-    """Weights are kept in fp16, packed."""
+    """Weights are kept in their 16 bits, packed."""
 
     def __str__(self) -> str:
         name = str(self.dtype).removeprefix("torch.")
@@ -70,7 +72,7 @@ def choose_on_cpu(
         available: bytes of memory that are free.
         cache: the file that keeps what was measured; None measures each time.
         wanted: what `--dtype` names; None leaves it to this function.
-        has_packed: whether there are kernels for packed fp16 weights; None asks PyTorch.
+        has_packed: whether there are compiled products for 16-bit weights; None tries.
     """
     if wanted == torch.float32:
         return NumberFormat(wanted)
@@ -126,7 +128,9 @@ def _timer(kinds: list[str], shape: tuple[int, int], count: int) -> TimeOf:
 
     def prepare(kind: str) -> tuple[list[Any], torch.dtype, Callable[[torch.Tensor, Any], torch.Tensor]]:
         if kind == PACKED:
-            return [pack_half(weight) for weight in drawn], torch.float32, half_product
+            compiled = multiplier("bf16")
+            assert compiled is not None
+            return [pack(weight, "bf16") for weight in drawn], torch.float32, compiled
         dtype = getattr(torch, kind)
         return [weight.to(dtype) for weight in drawn], dtype, F.linear
 

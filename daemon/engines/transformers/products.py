@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from daemon.engines.transformers.half import HalfLinear, join_half
-from daemon.engines.transformers.lowbit import Int8Linear, join_layers
-from daemon.engines.transformers.packed_int8 import unpack_int8
+from daemon.engines.transformers.half import HalfLinear
+from daemon.engines.transformers.kernels.panels import joined
+from daemon.engines.transformers.lowbit import Int8Linear, LowBitLinear, join_layers
 
 
 @dataclass(slots=True)
@@ -33,9 +33,9 @@ class Dense:
 
 @dataclass(slots=True)
 class LowBit:
-    """A product with int8 or packed fp16 weights; hooks on the layer are for the model's own code, and passed by."""
+    """A product with int8 or packed 16-bit weights; hooks on the layer are for the model's own code, and passed by."""
 
-    layer: Int8Linear | HalfLinear
+    layer: LowBitLinear
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self.layer.forward(x)
@@ -69,7 +69,7 @@ class Product(Protocol):
 
 def single(module: Any) -> Product | None:
     """The product of one linear layer, or None for one of another kind."""
-    if isinstance(module, Int8Linear | HalfLinear) and not module.transposed:
+    if isinstance(module, Int8Linear | HalfLinear) and (module.panels is not None or not module.transposed):
         return LowBit(module)
     if _is_foreign(module):
         return Foreign([module])
@@ -82,11 +82,11 @@ def merged(modules: list[Any]) -> Product | None:
     """Several products of one input as one, or None where they cannot be merged."""
     if all(type(m) is nn.Linear for m in modules):
         return _merged_dense(modules)
-    if all(isinstance(m, Int8Linear) and not m.transposed for m in modules):
+    if all(isinstance(m, Int8Linear | HalfLinear) and m.panels is not None for m in modules):
+        whole = _merged_panels(modules)
+        return Foreign(list(modules)) if whole is None else LowBit(whole)
+    if all(isinstance(m, Int8Linear) and m.panels is None and not m.transposed for m in modules):
         return LowBit(_merged_int8(modules))
-    if all(isinstance(m, HalfLinear) and not m.transposed for m in modules):
-        joined = join_half(modules)
-        return Foreign(list(modules)) if joined is None else LowBit(joined)
     if all(_is_foreign(m) for m in modules):
         return Foreign(list(modules))
     return None
@@ -114,21 +114,19 @@ def _merged_dense(modules: list[Any]) -> Dense:
     return Dense(weight, bias, weight.t())
 
 
-def _joined_int8(modules: list[Int8Linear]) -> Int8Linear:
+def _merged_panels(modules: list[LowBitLinear]) -> LowBitLinear | None:
+    panels = joined([module.panels for module in modules if module.panels is not None])
+    if panels is None:
+        return None
     first = modules[0]
-    parts = [unpack_int8(module.packed) for module in modules]
-    whole = Int8Linear(first.in_features, 1, bias=False, dtype=first.dtype, transposed=False)
-    whole.out_features = sum(module.out_features for module in modules)
-    whole.hold(torch.cat([codes for codes, _ in parts]), torch.cat([scale for _, scale in parts]))
-    whole.pack()
-    whole.exact = any(module.exact for module in modules)
+    whole = LowBitLinear(first.in_features, 1, bias=False, dtype=first.dtype, transposed=False)
+    whole.out_features = panels.columns
+    whole.hold_panels(panels)
     join_layers(whole, modules)
     return whole
 
 
 def _merged_int8(modules: list[Any]) -> Int8Linear:
-    if all(m.packed is not None for m in modules):
-        return _joined_int8(modules)
     first = modules[0]
     outputs = sum(m.out_features for m in modules)
     has_bias = any(m.bias is not None for m in modules)

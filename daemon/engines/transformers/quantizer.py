@@ -1,4 +1,4 @@
-"""Our packed fp16, 8-bit and 4-bit loading, as a quantizer of transformers: each tensor is packed as it is read.
+"""Our packed 16-bit, 8-bit and 4-bit loading, as a quantizer of transformers: each tensor is packed as it is read.
 
 So the whole model never stands in memory in its own format, and every family's own loading rules still apply.
 """
@@ -6,8 +6,10 @@ So the whole model never stands in memory in its own format, and every family's 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -23,11 +25,12 @@ from daemon.engines.transformers.lowbit import (
     LowBit,
     LowBitLinear,
     measure_kernels,
-    packed_is_faster,
+    panels_are_faster,
 )
 from fcd.errors import ModelLoadError
 
 METHOD = "fcd_lowbit"
+T = TypeVar("T")
 log = logging.getLogger("fcd.engine")
 
 
@@ -48,11 +51,11 @@ def quantization_config(bits: int, device: torch.device, dtype: torch.dtype, sto
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     if bits == 4 and device.type != "cpu":
         raise ModelLoadError("4-bit weights are for CPUs and CUDA here, not Metal.", hint="Use --load-8bit.")
-    return _classes()(bits, stored=str(stored or dtype).removeprefix("torch."))
+    return _classes()(bits, stored=str(stored or dtype).removeprefix("torch."), compiled=device.type == "cpu")
 
 
 def half_config(stored: torch.dtype) -> Any:
-    """What to give from_pretrained for packed fp16 weights on a CPU; the checkpoint holds `stored`."""
+    """What to give from_pretrained for packed 16-bit weights on a CPU; the checkpoint holds `stored`."""
     return _classes()(16, stored=str(stored).removeprefix("torch."))
 
 
@@ -92,23 +95,21 @@ def _classes() -> Any:
                 tensor = value[0] if isinstance(value, list) else value
                 if isinstance(module, LowBitExperts):
                     module.take(part, tensor)
-                else:
-                    module.take(tensor)
-                # Both flags: some families' weight initialisation reaches into their children's tensors.
-                module._is_hf_initialized = True
-                getattr(module, part)._is_hf_initialized = True
-                if isinstance(module, HalfLinear | HalfEmbedding):
-                    _give_partners(module, tensor)
+                    _mark(module, part)
+                elif not module.loaded:
+                    for each in _take(module, tensor):
+                        _mark(each, "weight")
                 if missing_keys is not None:
                     missing_keys.discard(name)
             return {}
 
     @register_quantization_config(METHOD)
     class LowBitConfig(QuantizationConfigMixin):  # type: ignore[misc]
-        def __init__(self, bits: int = 8, stored: str = "bfloat16", **kwargs: Any) -> None:
+        def __init__(self, bits: int = 8, stored: str = "bfloat16", compiled: bool = False, **kwargs: Any) -> None:
             self.quant_method = METHOD
             self.bits = bits
             self.stored = stored
+            self.compiled = compiled
 
     @register_quantizer(METHOD)
     class LowBitQuantizer(HfQuantizer):  # type: ignore[misc]
@@ -124,8 +125,8 @@ def _classes() -> Any:
             return Quantize()
 
         def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-            stored = getattr(torch, self.quantization_config.stored)
-            replace_modules(model, self.quantization_config.bits, stored)
+            settings = self.quantization_config
+            replace_modules(model, settings.bits, getattr(torch, settings.stored), compiled=settings.compiled)
             return model
 
         def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
@@ -143,20 +144,21 @@ def _classes() -> Any:
     return LowBitConfig
 
 
-def replace_modules(model: Any, bits: int, stored: torch.dtype = torch.bfloat16) -> None:
+def replace_modules(model: Any, bits: int, stored: torch.dtype = torch.bfloat16, *, compiled: bool = False) -> None:
     """Put low-bit modules in the place of the linear layers and the token embedding of a model on `meta`.
 
     The output layer and the embedding are 8-bit also when the rest is 4-bit: they decide which token wins. Layers whose
     shape has no 4-bit form are 8-bit too. Mixture-of-experts routers, and what state-space models multiply by hand, are
     small and stay as they are.
 
-    T5 asks that its `wo` layers stay in fp32: their outputs overflow fp16, and so they do beside packed fp16 weights.
+    T5 asks that its `wo` layers stay in fp32: their outputs overflow fp16, and so they do beside 16-bit weights.
     Their weights lose little by 8 bits, and they never get fewer; what goes in has outliers, so it is not rounded to
     int8 (`whole_inputs`); and in fp16 models they answer in fp32.
 
     Args:
-        bits: 16 (packed fp16), 8 or 4.
+        bits: 16, 8 or 4.
         stored: the checkpoint's format, which embeddings keep, except 8-bit ones that are the output layer too.
+        compiled: 8-bit layers may be packed for the compiled products.
     """
     head = model.get_output_embeddings()
     tied = {
@@ -171,15 +173,19 @@ def replace_modules(model: Any, bits: int, stored: torch.dtype = torch.bfloat16)
     if bits == 16:
         tables |= {name for name, module in model.named_modules() if module is model.get_input_embeddings()} - left
     kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    packs = compiled and bits < 16 and _packs(model)
+    if packs:
+        log.info("8-bit weights are packed for the compiled products")
+    make = partial(_linear, stored=stored, packs=packs)
     for name, module in list(model.named_modules()):
         is_wo = name.endswith(".wo") and "wo" in kept and type(module) is nn.Linear
         if name in left or _keeps_format(name) or (_is_kept(name, kept) and not (is_wo and bits < 16)):
             continue
         with torch.device("meta"):
             if _is_linear(module):
-                new: nn.Module = _linear(module, 8 if bits < 16 and (module is head or is_wo) else bits, is_wo)
+                new: nn.Module = _low(module, make, 8 if bits < 16 and (module is head or is_wo) else bits, is_wo)
             elif is_stacked(module):
-                new = LowBitExperts(module, bits)
+                new = LowBitExperts(module, bits, partial(_expert, make, bits))
             elif name in tables and _is_plain_table(module):
                 new = _table(module, bits, stored)
             elif module is model.get_input_embeddings() and _is_plain_table(module):
@@ -229,18 +235,34 @@ def _set_partners(model: Any) -> None:
             b.partners.append(a)
 
 
-def _give_partners(module: LowBit, weight: torch.Tensor) -> None:
-    """Give what a layer took to those that share its weight."""
-    for partner in module.partners:
-        if partner.loaded:
-            continue
-        if isinstance(partner, HalfEmbedding) and isinstance(module, HalfEmbedding):
-            partner.take_table(module.table)
-        else:
-            partner.take(weight)
-        for each in (partner, partner.weight):
-            each._is_hf_initialized = True  # type: ignore[union-attr]
-        _give_partners(partner, weight)
+def _take(module: LowBit, weight: torch.Tensor) -> list[LowBit]:
+    """Give a weight to a layer, and to those that share it where they can have the same memory; gives all of them."""
+    sharing = [module]
+    for each in sharing:
+        sharing += [partner for partner in each.partners if partner not in sharing]
+    linear = next((each for each in sharing if isinstance(each, LowBitLinear) and each.packs), None)
+    if linear is not None:
+        linear.take(weight)
+        assert linear.panels is not None
+        for each in sharing:
+            if each is not linear:
+                each.hold_panels(linear.panels)
+        return sharing
+    module.take(weight)
+    if not isinstance(module, HalfEmbedding):
+        return [module]
+    taken: list[LowBit] = []
+    for each in sharing:
+        if isinstance(each, HalfEmbedding):
+            each.take_table(module.table)
+            taken.append(each)
+    return taken
+
+
+def _mark(module: Any, part: str) -> None:
+    """Tell transformers that a weight has its values: some families' initialisation reaches into their children's."""
+    module._is_hf_initialized = True
+    getattr(module, part)._is_hf_initialized = True
 
 
 def _tied_keys(model: Any) -> dict[str, str]:
@@ -254,18 +276,57 @@ def _keeps_format(name: str) -> bool:
     return sees or name.rsplit(".", 1)[-1] in {"gate", "router", "dt_proj"}
 
 
-def _linear(module: Any, bits: int, whole_inputs: bool) -> nn.Module:
-    transposed = not isinstance(module, nn.Linear)
-    inputs, outputs = (module.weight.shape[0], module.nf) if transposed else (module.in_features, module.out_features)
-    fits = inputs % GROUP == 0 and outputs % 16 == 0
-    kind: type[LowBitLinear] = HalfLinear if bits == 16 else Int4Linear if bits == 4 and fits else Int8Linear
+def _linear(
+    inputs: int,
+    outputs: int,
+    bits: int,
+    *,
+    bias: bool,
+    dtype: torch.dtype,
+    transposed: bool,
+    stored: torch.dtype,
+    packs: bool,
+) -> LowBitLinear:
+    if bits == 16:
+        return HalfLinear(inputs, outputs, bias=bias, dtype=dtype, transposed=transposed, stored=stored)
+    if bits == 4 and inputs % GROUP == 0 and outputs % 16 == 0:
+        return Int4Linear(inputs, outputs, bias=bias, dtype=dtype, transposed=transposed)
+    return Int8Linear(inputs, outputs, bias=bias, dtype=dtype, transposed=transposed, packs=packs)
+
+
+def _low(module: Any, make: Callable[..., LowBitLinear], bits: int, whole_inputs: bool) -> LowBitLinear:
+    """What takes the place of a linear layer."""
+    inputs, outputs = _shape(module)
     dtype = module.weight.dtype
     if whole_inputs and dtype == torch.float16:
         dtype = torch.float32
-    layer = kind(inputs, outputs, bias=module.bias is not None, dtype=dtype, transposed=transposed)
+    transposed = not isinstance(module, nn.Linear)
+    layer = make(inputs, outputs, bits, bias=module.bias is not None, dtype=dtype, transposed=transposed)
     if isinstance(layer, Int8Linear):
         layer.whole_inputs = whole_inputs
     return layer
+
+
+def _expert(
+    make: Callable[..., LowBitLinear], bits: int, inputs: int, outputs: int, dtype: torch.dtype, transposed: bool
+) -> LowBitLinear:
+    return make(inputs, outputs, bits, bias=False, dtype=dtype, transposed=transposed)
+
+
+def _shape(module: Any) -> tuple[int, int]:
+    """Inputs and outputs of a linear layer."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    return module.weight.shape[0], module.nf
+
+
+def _packs(model: Any) -> bool:
+    """Whether the compiled products are the faster ones for a model's layers, measured on one of them."""
+    shapes = [_shape(module) for module in model.modules() if _is_linear(module)]
+    if not shapes:
+        return False
+    inputs, outputs = _typical(shapes, lambda shape: shape[0] * shape[1])
+    return panels_are_faster(outputs, inputs)
 
 
 def finish(model: Any) -> None:
@@ -283,35 +344,19 @@ def finish(model: Any) -> None:
     for name, module in model.named_modules():
         if isinstance(module, LowBit | LowBitExperts) and not module.loaded:
             raise ModelLoadError(f"The checkpoint has no weights for '{name}'.", hint="Download the model again.")
-    layers = [m for m in model.modules() if isinstance(m, Int8Linear)]
+    layers = [m for m in model.modules() if isinstance(m, Int8Linear) and m.panels is None]
     if not layers:
         return
-    typical = _typical(layers)
+    typical = _typical(layers, lambda layer: layer.codes.numel())
     shape = (typical.out_features, typical.in_features, typical.dtype, typical.codes.device)
     kernels = measure_kernels(*shape)
     whole = measure_kernels(*shape, WHOLE_INPUTS) if any(layer.whole_inputs for layer in layers) else kernels
     for layer in layers:
         layer.kernels = whole if layer.whole_inputs else kernels
-    careful = _is_sensitive(model)
-    if typical.codes.device.type == "cpu" and packed_is_faster(shape[0], shape[1], kernels, exact=careful):
-        head = model.get_output_embeddings()
-        for layer in layers:
-            if not layer.whole_inputs:
-                layer.exact = careful or layer is head
-                layer.pack()
-        log.info("8-bit weights are packed: products of int8 with int8, rows with outliers in two passes")
 
 
-def _typical(layers: list[Int8Linear]) -> Int8Linear:
-    """One of the size that half of the weights are in layers up to."""
-    ordered = sorted(layers, key=lambda layer: layer.codes.numel())
-    half = sum(layer.codes.numel() for layer in ordered) / 2
-    at = next(at for at, below in enumerate(accumulate(layer.codes.numel() for layer in ordered)) if below >= half)
-    return ordered[at]
-
-
-def _is_sensitive(model: Any) -> bool:
-    """Whether small errors grow in a model: one that sends a token to another expert for them, or whose attention is
-    not scaled (T5)."""
-    experts = any(isinstance(module, LowBitExperts) for module in model.modules())
-    return experts or bool(model.config.is_encoder_decoder)
+def _typical(things: Iterable[T], size: Callable[[T], int]) -> T:
+    """One of the size that half of the weights are in things up to."""
+    ordered = sorted(things, key=size)
+    half = sum(map(size, ordered)) / 2
+    return ordered[next(at for at, below in enumerate(accumulate(map(size, ordered))) if below >= half)]

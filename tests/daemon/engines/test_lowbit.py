@@ -17,6 +17,7 @@ from daemon.engines.transformers.lowbit import (
     WHOLE_INPUTS,
     Int4Linear,
     Int8Linear,
+    LowBitLinear,
     choose_kernels,
     measure_kernels,
     quantize_rows,
@@ -29,8 +30,8 @@ FLOAT = {"dtype": torch.float32, "transposed": False}
 
 @pytest.fixture(autouse=True)
 def unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The packed form has tests of its own (test_packed_int8); here measuring must not choose it."""
-    monkeypatch.setattr(quantizer, "packed_is_faster", lambda *_, **__: False)
+    """The packed form has tests of its own (test_panels); here measuring must not choose it."""
+    monkeypatch.setattr(quantizer, "panels_are_faster", lambda *_: False)
 
 
 def relative_error(got: torch.Tensor, want: torch.Tensor) -> float:
@@ -134,9 +135,13 @@ def test_stacked_experts_compute_what_they_did(family: str, bits: int) -> None:
     """GPT-OSS's are transposed, interleaved and have biases; Mixtral's are plain."""
     from transformers import AutoModelForCausalLM
 
+    def make(inputs: int, outputs: int, dtype: torch.dtype, transposed: bool) -> LowBitLinear:
+        kind = Int8Linear if bits == 8 else Int4Linear
+        return kind(inputs, outputs, bias=False, dtype=dtype, transposed=transposed)
+
     model = AutoModelForCausalLM.from_pretrained(tiny_model(family)).eval()
     original = next(module for module in model.modules() if is_stacked(module))
-    replaced = LowBitExperts(original, bits)
+    replaced = LowBitExperts(original, bits, make)
     for name, parameter in original.named_parameters(recurse=False):
         if name in PARTS:
             replaced.take(name, parameter.data)

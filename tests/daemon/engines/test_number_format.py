@@ -71,7 +71,7 @@ def test_one_choice_is_not_taken_for_another(tmp_path: Path) -> None:
 
 
 def test_formats_say_what_is_kept_in_what() -> None:
-    assert str(NumberFormat(torch.float32, packed=True)) == "float32 (float16 weights)"
+    assert str(NumberFormat(torch.float32, packed=True)) == "float32 (16-bit weights)"
     assert [str(each) for each in (FP32, BF16, NumberFormat(torch.bfloat16, packed=True))] == [
         "float32",
         "bfloat16",

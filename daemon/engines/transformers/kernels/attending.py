@@ -14,7 +14,7 @@ from daemon.engines.transformers.kernels.loading import load_kernel
 from daemon.engines.transformers.kernels.team import Team
 
 log = logging.getLogger("fcd.engine")
-_MODULES = {torch.float32: "decode_fp32", torch.float16: "decode_fp16"}
+_KINDS = {torch.float32: "fp32", torch.float16: "fp16"}
 _SIZE = 27
 """Of the kernel's table, whose module cannot be imported where there is no numba."""
 
@@ -92,9 +92,9 @@ class DecodeAttention:
 
 def load_decode_attention(stored: torch.dtype) -> DecodeAttention | None:
     """For a store of this type; None where there is none, or where it does not compute what PyTorch does."""
-    if stored not in _MODULES or (stored == torch.float16 and not _has_fp16()):
+    if stored not in _KINDS or (stored == torch.float16 and not _has_fp16()):
         return None
-    found = load_kernel(_MODULES[stored])
+    found = load_kernel("decode_attention", _KINDS[stored])
     kernel = None if found is None else DecodeAttention(*found, stored)
     if kernel is not None and not _agrees(kernel):
         log.warning("the compiled attention differs from PyTorch's here; it is not used")

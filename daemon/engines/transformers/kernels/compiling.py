@@ -19,17 +19,23 @@ from numba import carray, njit, types
 from numba.core import config
 from numba.extending import intrinsic
 
-from daemon.engines.transformers.kernels.team import THREAD, THREADS, Team
+from daemon.engines.transformers.kernels.team import BARRIER, THREAD, THREADS, Team
 from fcd.paths import resolve_paths
 
 thread_number = types.ExternalFunction(THREAD, types.int32())
 thread_count = types.ExternalFunction(THREADS, types.int32())
+barrier = types.ExternalFunction(BARRIER, types.void())
+"""Waits for all threads of the team; memory that they wrote before it can be read behind it."""
 OPTIONS: dict[str, Any] = {"fastmath": {"nsz", "contract", "reassoc"}, "error_model": "numpy"}
 """Sums in any order, so that they fill vectors; infinities and NaNs stay what they are."""
 KEPT: dict[str, Any] = {**OPTIONS, "cache": True}
 """Of the kernels themselves, into which everything else is compiled."""
 SIGNATURE = types.void(types.CPointer(types.int64))
 F = np.float32
+# How numbers are stored: the type of one of these says it, since code is compiled for types. Those of 16 bits stand
+# as their bits.
+FP32, FP16, BF16, INT8 = np.float32(0), np.uint16(0), np.int16(0), np.int8(0)
+KINDS: dict[str, Any] = {"fp32": FP32, "fp16": FP16, "bf16": BF16, "int8": INT8}
 
 
 def prepare(team: Team) -> None:
@@ -55,15 +61,23 @@ def _compiled_folder() -> Path:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _fp32(context: Any, address: Any) -> Any:
-    target = types.CPointer(types.float32)
-    return target(types.int64), _cast(target)
+def _pointer(context: Any, address: Any, kind: Any) -> Any:
+    target = types.CPointer(kind)
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(target))
+
+    return target(types.int64, kind), build
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _fp16(context: Any, address: Any) -> Any:
-    target = types.CPointer(types.uint16)
-    return target(types.int64), _cast(target)
+def bytes_of(context: Any, kind: Any) -> Any:
+    """Of one number of a kind."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.Constant(ir.IntType(64), kind.bitwidth // 8)
+
+    return types.int64(kind), build
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -94,35 +108,29 @@ def like(context: Any, value: Any, stored: Any) -> Any:
     return stored(types.float32, stored), build
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _int64(context: Any, address: Any) -> Any:
-    target = types.CPointer(types.int64)
-    return target(types.int64), _cast(target)
-
-
-def _cast(target: Any) -> Any:
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(target))
-
-    return build
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def stored(address: Any, count: Any, kind: Any) -> Any:
+    """The numbers at an address as an array, of the type of `kind`: one of those above."""
+    return carray(_pointer(address, kind), (count,))
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def floats(address: Any, count: Any) -> Any:
     """The fp32 numbers at an address, as an array."""
-    return carray(_fp32(address), (count,))
-
-
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def halves(address: Any, count: Any) -> Any:
-    """The fp16 numbers at an address, as an array of their bits; `number` and `like` turn one into fp32 and back."""
-    return carray(_fp16(address), (count,))
+    return stored(address, count, FP32)
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def integers(address: Any, count: Any) -> Any:
     """The 64-bit integers at an address, as an array."""
-    return carray(_int64(address), (count,))
+    return stored(address, count, np.int64(0))
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def share(count: Any) -> Any:
+    """The first and the end of the calling thread's part of so many things, all parts side by side."""
+    number, threads = np.int64(thread_number()), np.int64(thread_count())
+    return count * number // threads, count * (number + 1) // threads
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]

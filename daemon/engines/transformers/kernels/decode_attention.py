@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba import njit
+from numba import carray, cfunc, njit
 
 from daemon.engines.transformers.kernels.compiling import (
+    KEPT,
+    KINDS,
     OPTIONS,
+    SIGNATURE,
     F,
+    bytes_of,
     exponential,
     floats,
     integers,
     like,
     number,
+    stored,
+    thread_count,
+    thread_number,
 )
 
 # The table's places. Strides count numbers; what follows an address by a comma are its strides.
@@ -118,33 +125,59 @@ def _keep(source: Any, target: Any) -> None:
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def attend_head(table: Any, row: Any, head: Any, keys: Any, values: Any, scratch: Any) -> None:
-    """One K/V head of one row: `keys` and `values` are what it sees, the last of them to be written."""
-    key_dim, value_dim, group = table[KEY_DIM], table[VALUE_DIM], table[GROUP]
-    count = keys.shape[0] // key_dim
-    key = _at(table[KEY], row * table[KEY_ROW] + head * table[KEY_HEAD], key_dim)
-    value = _at(table[VALUE], row * table[VALUE_ROW] + head * table[VALUE_HEAD], value_dim)
+def attend_head(
+    query: Any, stride: Any, group: Any, key: Any, value: Any, keys: Any, values: Any, scores: Any, scale: Any, out: Any
+) -> None:
+    """One K/V head of one row.
+
+    Args:
+        query: the address of the first of `group` queries, `stride` numbers apart.
+        key: the new one, and `value`; `keys` and `values` are what the row sees, the last of them to be written.
+        scores: to work with, one for each of them.
+        out: the address of the first query's answer; the others' stand behind it.
+    """
     _keep(key, keys)
     _keep(value, values)
-    scores, scale = floats(scratch, count), floats(table[SCALE], 1)[0]
+    key_dim, value_dim = key.shape[0], value.shape[0]
     for member in range(group):
-        own = head * group + member
-        query = _at(table[QUERY], row * table[QUERY_ROW] + own * table[QUERY_HEAD], key_dim)
-        out = _at(table[OUT], (row * table[KV_HEADS] * group + own) * value_dim, value_dim)
-        total = _weights(scores, _scores(query, keys, scores, scale))
-        _mix(scores, values, out, F(1.0) / total)
+        own = floats(query + 4 * member * stride, key_dim)
+        answer = floats(out + 4 * member * value_dim, value_dim)
+        total = _weights(scores, _scores(own, keys, scores, scale))
+        _mix(scores, values, answer, F(1.0) / total)
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def _at(address: Any, offset: Any, count: Any) -> Any:
-    return floats(address + 4 * offset, count)
-
-
-@njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def seen(table: Any, row: Any, head: Any) -> Any:
-    """How many tokens a row's head sees, and where its keys and values begin in their slabs."""
+def _attend(table: Any, row: Any, head: Any, scratch: Any, kind: Any) -> None:
+    key_dim, value_dim, group = table[KEY_DIM], table[VALUE_DIM], table[GROUP]
     slot, position = integers(table[SLOTS], table[ROWS])[row], integers(table[POSITIONS], table[ROWS])[row]
     first = max(0, position + 1 - table[WINDOW]) if table[WINDOW] > 0 else 0
-    keys = slot * table[KEYS_SLOT] + head * table[KEYS_HEAD] + first * table[KEY_DIM]
-    values = slot * table[VALUES_SLOT] + head * table[VALUES_HEAD] + first * table[VALUE_DIM]
-    return position + 1 - first, keys, values
+    count = position + 1 - first
+    keys = slot * table[KEYS_SLOT] + head * table[KEYS_HEAD] + first * key_dim
+    values = slot * table[VALUES_SLOT] + head * table[VALUES_HEAD] + first * value_dim
+    attend_head(
+        table[QUERY] + 4 * (row * table[QUERY_ROW] + head * group * table[QUERY_HEAD]),
+        table[QUERY_HEAD],
+        group,
+        floats(table[KEY] + 4 * (row * table[KEY_ROW] + head * table[KEY_HEAD]), key_dim),
+        floats(table[VALUE] + 4 * (row * table[VALUE_ROW] + head * table[VALUE_HEAD]), value_dim),
+        stored(table[KEYS] + bytes_of(kind) * keys, count * key_dim, kind),
+        stored(table[VALUES] + bytes_of(kind) * values, count * value_dim, kind),
+        floats(scratch, count),
+        floats(table[SCALE], 1)[0],
+        table[OUT] + 4 * (row * table[KV_HEADS] + head) * group * value_dim,
+    )
+
+
+def compiled(name: str) -> Any:
+    """The kernel over a store of this kind."""
+    kind = KINDS[name]
+
+    @cfunc(SIGNATURE, **KEPT)  # type: ignore[untyped-decorator]
+    def decode_attention(data: Any) -> None:
+        """One thread's share: every so manyth K/V head of all rows."""
+        table = carray(data, (SIZE,))
+        scratch, heads = table[SCRATCH] + 4 * thread_number() * table[EACH], table[KV_HEADS]
+        for item in range(thread_number(), table[ROWS] * heads, thread_count()):
+            _attend(table, item // heads, item % heads, scratch, kind)
+
+    return decode_attention

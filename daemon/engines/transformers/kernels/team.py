@@ -13,6 +13,7 @@ import torch
 
 THREAD = "omp_get_thread_num"
 THREADS = "omp_get_num_threads"
+BARRIER = "GOMP_barrier"
 _ENTRY = "GOMP_parallel"
 _MAPS = Path("/proc/self/maps")
 _BACKEND = "ATen parallel backend: OpenMP"
@@ -23,7 +24,7 @@ class Team:
     """Runs a compiled `void function(void *)` once on each of PyTorch's threads."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self.symbols = {name: _address(library, name) for name in (THREAD, THREADS)}
+        self.symbols = {name: _address(library, name) for name in (THREAD, THREADS, BARRIER)}
         # ctypes gives the GIL away meanwhile.
         self._enter = getattr(library, _ENTRY)
         self._enter.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
@@ -48,7 +49,7 @@ def find_team() -> Team | None:
     if len(own) != 1:
         return None
     library = ctypes.CDLL(str(own[0]))
-    return Team(library) if all(hasattr(library, name) for name in (_ENTRY, THREAD, THREADS)) else None
+    return Team(library) if all(hasattr(library, name) for name in (_ENTRY, THREAD, THREADS, BARRIER)) else None
 
 
 def _address(library: ctypes.CDLL, name: str) -> int:
