@@ -31,6 +31,7 @@ from daemon.engines.transformers.scheduler import Scheduler
 from daemon.engines.transformers.seq2seq import Seq2SeqRunner
 from daemon.engines.transformers.serial import SerialRunner
 from daemon.engines.transformers.spinning import Spinning, make_spinning
+from daemon.engines.transformers.stepping import DecoderStep, build_step, step_agrees, trial_time
 from daemon.engines.transformers.threads import SIZES, ThreadPlan, choose_threads, is_fixed, measure_plan
 from daemon.engines.transformers.vision import VisionRunner
 from fcd.errors import ModelLoadError
@@ -39,6 +40,8 @@ log = logging.getLogger("fcd.engine")
 MAX_BATCH = {"cuda": 256, "cpu": 64}
 PREFILL_CHUNK = {"cuda": 2048, "cpu": 512}
 """Prompt tokens computed beside the decoding rows in one step: more is faster, and longer between tokens."""
+FEW = 16
+"""Tokens of a step that are taken for rows that decode, when threads are chosen."""
 MAX_CACHED = 64
 """Finished rows that are kept as prefixes for later requests."""
 
@@ -108,21 +111,25 @@ def _make_text_runner(
         if lean is not None and not lean_agrees(model, lean, device):
             log.warning("the lean forward differs from %s's own; it is not used", loaded.info.architecture)
             lean = None
+        if device.type == "cpu":
+            # Compiled the first time on a machine, which takes seconds.
+            progress("kernels", 0.0, 0.0)
+        layers, kernel = _decode_kernel(layers, kinds, half=loaded.half_cache)
+        stepper = None if lean is None or kernel is None else _stepper(lean, layers, loaded)
         adapters = _install_adapters(loaded, lean)
         if device.type == "cuda":
             # What merging the weights left unused goes back to the device.
             torch.cuda.empty_cache()
         else:
             trim_heap()
-        threads = _tune_threads(model, lean, device, spinning) if device.type == "cpu" else None
-        flash = flash_usable(layers, kinds, model.config.get_text_config(decoder=True).num_attention_heads)
+        threads = None
         if device.type == "cpu":
-            # Compiled the first time on a machine, which takes seconds.
-            progress("kernels", 0.0, 0.0)
-        layers, kernel = _decode_kernel(layers, kinds, half=loaded.half_cache)
+            threads = _tune_threads(spinning, _step_timer(model, lean, stepper, layers))
+        flash = flash_usable(layers, kinds, model.config.get_text_config(decoder=True).num_attention_heads)
         per_token = sum(layer.bytes_per_token for layer in layers)
         pool = _make_pool(context, per_token, budget(), max_cached=MAX_CACHED, scattered=flash)
-        return PackedRunner(model, pool, layers, lean, threads, adapters, flash=flash, kernel=kernel), pool, adapters
+        runner = PackedRunner(model, pool, layers, lean, threads, adapters, flash=flash, kernel=kernel, stepper=stepper)
+        return runner, pool, adapters
     pool = _make_pool(context, _cache_bytes_per_token(model), budget(), max_cached=0)
     if loaded.kind == "serial":
         return SerialRunner(model), pool, None
@@ -160,7 +167,31 @@ def _install_adapters(loaded: LoadedModel, lean: LeanDecoder | None) -> Adapters
     return adapters
 
 
-def _tune_threads(model: Any, lean: LeanDecoder | None, device: torch.device, spinning: Spinning | None) -> ThreadPlan:
+def _stepper(lean: LeanDecoder, layers: list[LayerSpec], loaded: LoadedModel) -> DecoderStep | None:
+    """The compiled step, where there is one for the model that computes what the lean form does."""
+    stepper = build_step(lean, layers)
+    # Keys and values are rounded to fp16; inputs of 8-bit products, by whole steps that a last bit may tip over.
+    bound = 0.1 if loaded.info.quantization else 0.02
+    if stepper is not None and not step_agrees(stepper, lean, layers, bound):
+        log.warning("the compiled step differs from %s's own; it is not used", loaded.info.architecture)
+        return None
+    return stepper
+
+
+def _step_timer(
+    model: Any, lean: LeanDecoder | None, stepper: DecoderStep | None, layers: list[LayerSpec]
+) -> Callable[[int], float]:
+    """Seconds for a step of so many tokens: few are rows that decode, many mostly prompts."""
+
+    def time_of(tokens: int) -> float:
+        if stepper is not None and tokens <= FEW:
+            return trial_time(stepper, layers, tokens)
+        return step_time(model, lean, torch.device("cpu"), tokens)
+
+    return time_of
+
+
+def _tune_threads(spinning: Spinning | None, step: Callable[[int], float]) -> ThreadPlan:
     """Measure how many threads make this model's steps fastest here and now, unless the user has said how many."""
     if is_fixed():
         return ThreadPlan([(0, choose_threads())], spinning)
@@ -170,7 +201,7 @@ def _tune_threads(model: Any, lean: LeanDecoder | None, device: torch.device, sp
 
     def time_of(count: int, tokens: int) -> float:
         torch.set_num_threads(count)
-        return step_time(model, lean, device, tokens)
+        return step(tokens)
 
     plan = measure_plan(choose_threads(), time_of, spinning)
     log.info("threads for steps of %s tokens: %s", SIZES, [plan.threads(size) for size in SIZES])

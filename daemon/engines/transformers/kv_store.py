@@ -46,6 +46,8 @@ class KvStore:
         self.pool = pool
         self.keys = [[self._empty(layer, 0, c.capacity, layer.key_dim) for layer in layers] for c in pool.classes]
         self.values = [[self._empty(layer, 0, c.capacity, layer.value_dim) for layer in layers] for c in pool.classes]
+        self.version = 0
+        """Another one whenever a slab has become another tensor."""
         self._in_place = in_place
         self._spaces: dict[tuple[int, int, int], AddressSpace | None] = {}
         """By class, K or V, and layer, once it has had a row; None where there is none and rows are copied."""
@@ -72,6 +74,7 @@ class KvStore:
         return _untouched_zeros(shape, layer.dtype)
 
     def _resize(self, effect: Resize) -> None:
+        self.version += 1
         for kind, slab in enumerate((self.keys[effect.size_class], self.values[effect.size_class])):
             for index, layer in enumerate(self.layers):
                 old = slab[index]

@@ -29,7 +29,7 @@ class Norm:
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
         self.weight = weight
-        self._eps = eps
+        self.eps = eps
         self._long: tuple[torch.Tensor, torch.Tensor] | None = None
         if weight.device.type == "cpu" and weight.dtype == torch.float32:
             # x / sqrt(mean(x^2) + eps) * w = x / hypot(|x|, sqrt(n * eps)) * (w * sqrt(n)): four operators, where
@@ -39,7 +39,7 @@ class Norm:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if self._long is None:
-            return F.rms_norm(x, x.shape[-1:], self.weight, self._eps)
+            return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
         least, weight = self._long
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(least)
         return torch.div(x, length).mul_(weight)
@@ -58,6 +58,11 @@ class Layer:
     down: Product
     kind: AttentionKind
 
+    @property
+    def norms(self) -> list[Norm]:
+        every = (self.attention_norm, self.query_norm, self.key_norm, self.mlp_norm)
+        return [norm for norm in every if norm is not None]
+
 
 class LeanDecoder:
     """`hidden(ids, positions, step)` and `logits(hidden)` for packed tokens."""
@@ -65,13 +70,15 @@ class LeanDecoder:
     def __init__(self, model: Any, layers: list[Layer], head: Product) -> None:
         config = model.config
         self._rotary = model.model.rotary_emb
-        self._embed = model.model.embed_tokens
-        self._norm = Norm(model.model.norm.weight, float(model.model.norm.variance_epsilon))
-        self._layers = layers
-        self._head = head
-        self._dim = layers[0].query_norm.weight.shape[0] if layers[0].query_norm is not None else _head_dim(config)
-        self._heads = config.num_attention_heads
-        self._kv_heads = config.num_key_value_heads
+        self.embed = model.model.embed_tokens
+        self.norm = Norm(model.model.norm.weight, float(model.model.norm.variance_epsilon))
+        self.layers = layers
+        self.head = head
+        self.width = int(config.hidden_size)
+        self.inner = int(config.intermediate_size)
+        self.dim = layers[0].query_norm.weight.shape[0] if layers[0].query_norm is not None else _head_dim(config)
+        self.heads = int(config.num_attention_heads)
+        self.kv_heads = int(config.num_key_value_heads)
         self._tables: tuple[torch.Tensor, torch.Tensor] | None = None
         self.waits = any(waits(p) for layer in layers for p in (layer.qkv, layer.down))
         """The host waits for the device inside a step, so that no graph can hold it."""
@@ -79,12 +86,12 @@ class LeanDecoder:
     def adapt(self, wrap: Callable[[int, str, Product], Product]) -> None:
         """Put what `wrap` gives in the place of each product: it gets the layer's number (-1 for the output layer),
         the product's name and the product."""
-        for number, layer in enumerate(self._layers):
+        for number, layer in enumerate(self.layers):
             layer.qkv = wrap(number, "qkv", layer.qkv)
             layer.out = wrap(number, "out", layer.out)
             layer.gate_up = wrap(number, "gate_up", layer.gate_up)
             layer.down = wrap(number, "down", layer.down)
-        self._head = wrap(-1, "head", self._head)
+        self.head = wrap(-1, "head", self.head)
 
     def logits(
         self, ids: torch.Tensor, positions: torch.Tensor, keep: torch.Tensor | None, last: int, step: Step
@@ -98,13 +105,13 @@ class LeanDecoder:
         hidden = self._hidden(ids, positions, last, step)
         if keep is not None:
             hidden = hidden[keep]
-        return self._head(self._norm(hidden))
+        return self.head(self.norm(hidden))
 
     def _hidden(self, ids: torch.Tensor, positions: torch.Tensor, last: int, step: Step) -> torch.Tensor:
-        x: torch.Tensor = self._embed(ids)
-        cos, sin = self._rope(positions, last, x)
-        heads, kv_heads, dim = self._heads, self._kv_heads, self._dim
-        for index, layer in enumerate(self._layers):
+        x: torch.Tensor = self.embed(ids)
+        cos, sin = (table[positions].unsqueeze(1) for table in self.tables(last))
+        heads, kv_heads, dim = self.heads, self.kv_heads, self.dim
+        for index, layer in enumerate(self.layers):
             qkv = layer.qkv(layer.attention_norm(x)).view(-1, heads + 2 * kv_heads, dim)
             qk, v = qkv.split_with_sizes((heads + kv_heads, kv_heads), 1)
             if layer.query_norm is not None and layer.key_norm is not None:
@@ -124,17 +131,17 @@ class LeanDecoder:
             x = layer.down.add(x, layer.activation(gate).mul_(up))
         return x
 
-    def _rope(self, positions: torch.Tensor, last: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin `[N, 1, dim]`, the first half of the sines negated: what they are multiplied with has its halves
-        exchanged."""
+    def tables(self, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """cos and sin `[positions, dim]` up to the position `last`, the first half of the sines negated: what they are
+        multiplied with has its halves exchanged."""
         if self._tables is None or self._tables[0].shape[0] <= last:
             size = 1 << max(10, last.bit_length())
+            like = self.norm.weight
             everything = torch.arange(size, device=like.device)[None]
             cos, sin = self._rotary(like[None], everything)
             low, high = sin[0].chunk(2, -1)
-            self._tables = (cos[0].unsqueeze(1), torch.cat((-low, high), -1).unsqueeze(1))
-        cos, sin = self._tables
-        return cos[positions], sin[positions]
+            self._tables = (cos[0].contiguous(), torch.cat((-low, high), -1))
+        return self._tables
 
 
 def build_lean(model: Any, kinds: list[AttentionKind]) -> LeanDecoder | None:

@@ -134,12 +134,12 @@ def panels_are_faster(outputs: int, inputs: int) -> bool:
         return False
     kernels = measure_kernels(outputs, inputs, torch.float32, torch.device("cpu"))
     count = max(1, _READ // (outputs * inputs))
-    weight, scale = torch.randn(outputs, inputs, dtype=torch.float32, device="cpu"), torch.ones(outputs, device="cpu")
-    plain = [torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8, device="cpu") for _ in range(count)]
+    weight, scale = torch.randn(outputs, inputs, dtype=torch.float32), torch.ones(outputs)
+    plain = [torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8) for _ in range(count)]
     packed = [pack(weight, "int8") for _ in range(count)]
     ratio = 1.0
     for rows in (1, 32):
-        x = torch.randn(rows, inputs, dtype=torch.float32, device="cpu")
+        x = torch.randn(rows, inputs, dtype=torch.float32)
         product = kernels.product(rows)
         ours = [partial(compiled, x, each) for each in packed]
         ratio *= _best(ours) / _best([partial(product, x, codes, scale) for codes in plain])

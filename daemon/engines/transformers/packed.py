@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from daemon.engines.transformers.lowbit import Int8Linear
 from daemon.engines.transformers.rows import RowPool
 from daemon.engines.transformers.scheduler import Plan, Work
 from daemon.engines.transformers.sequence import Sequence
+from daemon.engines.transformers.stepping import DecoderStep
 from daemon.engines.transformers.threads import ThreadPlan
 
 LONG = 0.3
@@ -37,6 +39,7 @@ class PackedRunner:
         adapters: those that sequences may name.
         flash: attend over rows where they lie (see `flash_usable`).
         kernel: what rows that decode attend by on a CPU.
+        stepper: what computes whole steps of rows that decode, where there is one for the model.
     """
 
     def __init__(
@@ -50,8 +53,10 @@ class PackedRunner:
         *,
         flash: bool = False,
         kernel: DecodeAttention | None = None,
+        stepper: DecoderStep | None = None,
     ) -> None:
         self._adapters = adapters
+        self._stepper = stepper
         self._kernel = kernel
         self.threads = threads
         self._model = model
@@ -78,6 +83,27 @@ class PackedRunner:
             logits = self._replay(sequences, [work.start for work in plan.decode], None)
             if logits is not None:
                 return logits, plan.decode
+        if plan.decode and self._stepper is not None and not any(work.sequence.adapter for work in plan.decode):
+            # By themselves, so that they get the same bits whether or not prompts are computed beside them.
+            decoded = self._decode(self._stepper, plan.decode)
+            if not plan.prefill:
+                return decoded, plan.decode
+            logits, owners = self._packed(Plan([], plan.prefill))
+            return torch.cat([decoded, logits]), [*plan.decode, *owners]
+        return self._packed(plan)
+
+    def _decode(self, stepper: DecoderStep, works: list[Work]) -> torch.Tensor:
+        """Logits of rows that decode, by the compiled step."""
+        if self.threads is not None:
+            self.threads.begin(len(works))
+        assert isinstance(self.store, KvStore)
+        ids = torch.tensor([work.sequence.ids[work.start] for work in works])
+        logits = stepper.logits(ids, _groups(works), self.store)
+        _note_lengths(works)
+        return logits
+
+    def _packed(self, plan: Plan) -> tuple[torch.Tensor, list[Work]]:
+        """See `forward`: all of a plan's tokens as one batch of operators."""
         ids: list[int] = []
         positions: list[int] = []
         keep: list[int] = []
@@ -99,10 +125,7 @@ class PackedRunner:
         step = self._step(plan)
         with applied(self._lora_batch(plan, keep)):
             logits = self._run(step, ids, positions, keep)
-        for work in (*plan.decode, *plan.prefill):
-            row = work.sequence.row
-            assert row is not None
-            row.length = work.start + work.count
+        _note_lengths((*plan.decode, *plan.prefill))
         return logits, owners
 
     @torch.inference_mode()
@@ -184,6 +207,13 @@ class PackedRunner:
         if self._spread:
             return logits[keep]
         return logits if keep else logits[:0]
+
+
+def _note_lengths(works: Iterable[Work]) -> None:
+    for work in works:
+        row = work.sequence.row
+        assert row is not None
+        row.length = work.start + work.count
 
 
 def wants_prompt_logprobs(work: Work) -> bool:

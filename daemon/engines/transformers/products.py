@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from daemon.engines.transformers.half import HalfLinear
-from daemon.engines.transformers.kernels.panels import joined
+from daemon.engines.transformers.kernels.panels import Panels, joined
 from daemon.engines.transformers.lowbit import Int8Linear, LowBitLinear, join_layers
 
 
@@ -90,6 +90,13 @@ def merged(modules: list[Any]) -> Product | None:
     if all(_is_foreign(m) for m in modules):
         return Foreign(list(modules))
     return None
+
+
+def packed_parts(product: Product) -> tuple[Panels, torch.Tensor | None] | None:
+    """The panels of a product that has them, and its bias."""
+    if not isinstance(product, LowBit) or product.layer.panels is None:
+        return None
+    return product.layer.panels, product.layer.bias
 
 
 def _is_foreign(module: Any) -> bool:

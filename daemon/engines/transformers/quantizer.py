@@ -326,7 +326,9 @@ def _packs(model: Any) -> bool:
     if not shapes:
         return False
     inputs, outputs = _typical(shapes, lambda shape: shape[0] * shape[1])
-    return panels_are_faster(outputs, inputs)
+    # The model is being made on `meta`.
+    with torch.device("cpu"):
+        return panels_are_faster(outputs, inputs)
 
 
 def finish(model: Any) -> None:

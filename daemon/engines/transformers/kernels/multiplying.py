@@ -46,9 +46,10 @@ class Multiplier:
         threads = 1 if depth * wide <= LONE and rows == 1 else torch.get_num_threads()
         add = out is not None
         if out is None:
-            out = torch.empty(rows, wide, dtype=torch.float32)
+            out = torch.empty(rows, wide, dtype=torch.float32, device="cpu")
         # For int8: the rows' steps, and the rows in 16 bits.
-        room = torch.empty(rows * ((depth + 1) // 2 + 1) if weights.scales is not None else 0)
+        size = rows * ((depth + 1) // 2 + 1) if weights.scales is not None else 0
+        room = torch.empty(size, dtype=torch.float32, device="cpu")
         steps = room.data_ptr()
         table = self._table(
             *weights.places(bias),

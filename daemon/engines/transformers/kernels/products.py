@@ -110,6 +110,8 @@ def panel_product(
     # 0 stays 0: there is none.
     bias = table[at + BIAS] + 4 * COLUMNS * panel if table[at + BIAS] != 0 else 0
     blocks = (rows + ROWS - 1) // ROWS
+    # Each block asks for its part of the next panel, so that memory is never idle while they compute.
+    pace = 2 * COLUMNS // blocks
     for block in range(blocks):
         start, stop = rows * block // blocks, rows * (block + 1) // blocks
         multiply(
@@ -119,7 +121,8 @@ def panel_product(
             stride,
             weights,
             depth,
-            weights + size if block == blocks - 1 else weights,
+            weights + size + size * block // blocks,
+            pace,
             table[at + SCALES] + 4 * COLUMNS * panel,
             bias,
             steps + 4 * start,

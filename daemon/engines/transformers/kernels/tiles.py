@@ -115,7 +115,7 @@ class _Floats(_Emitter):
 
     def step(self, at: Any, rows: list[Any], weights: Any, ahead: Any, sums: list[Any]) -> list[Any]:
         if self.rows >= _MANY:
-            self.prefetch(self.add(ahead, at, 2 * COLUMNS))
+            self.prefetch(self.builder.add(ahead[0], self.builder.mul(at, ahead[1])))
         wide = self._widened(self.add(weights, at, 2 * COLUMNS))
         results = []
         for row, total in zip(rows, sums, strict=True):
@@ -144,7 +144,7 @@ class _Integers(_Emitter):
 
     def step(self, at: Any, rows: list[Any], weights: Any, ahead: Any, sums: list[Any]) -> list[Any]:
         if self.rows >= _MANY:
-            self.prefetch(self.add(ahead, at, 2 * COLUMNS))
+            self.prefetch(self.builder.add(ahead[0], self.builder.mul(at, ahead[1])))
         place = self.add(weights, at, 2 * COLUMNS)
         halves = [
             self.builder.sext(self.read(self.add(place, ir.Constant(_I64, start)), _vector(_I8), 1), _vector(_I16))
@@ -183,7 +183,7 @@ class _Integers(_Emitter):
 
 
 def _emit(builder: Any, kind: Any, count: int, arguments: Any) -> None:
-    x, stride, weights, depth, ahead, scales, bias, steps, out, width, add = arguments
+    x, stride, weights, depth, ahead, pace, scales, bias, steps, out, width, add = arguments
     tile = _Integers(builder, count) if kind == types.int8 else _Floats(builder, count, kind)
     rows = [tile.add(x, builder.mul(stride, ir.Constant(_I64, number)), tile.size) for number in range(count)]
     turns = builder.sdiv(depth, ir.Constant(_I64, tile.deep))
@@ -194,12 +194,12 @@ def _emit(builder: Any, kind: Any, count: int, arguments: Any) -> None:
         first = builder.mul(at, ir.Constant(_I64, unroll))
         for number in range(unroll):
             place = builder.add(first, ir.Constant(_I64, number))
-            sums = tile.step(place, rows, weights, ahead, sums)
+            sums = tile.step(place, rows, weights, (ahead, pace), sums)
         return sums
 
     sums = tile.loop(ir.Constant(_I64, 0), many, tile.start(), several)
     done = builder.mul(many, ir.Constant(_I64, unroll))
-    sums = tile.loop(done, turns, sums, lambda at, held: tile.step(at, rows, weights, ahead, held))
+    sums = tile.loop(done, turns, sums, lambda at, held: tile.step(at, rows, weights, (ahead, pace), held))
     zeros = ir.Constant(_vector(_F32), [0.0] * COLUMNS)
     extra = tile.read_if(builder.icmp_signed("!=", bias, ir.Constant(_I64, 0)), bias, zeros)
     for number, result in enumerate(tile.finish(sums, scales, steps)):
@@ -219,6 +219,7 @@ def _tile(
     weights: Any,
     depth: Any,
     ahead: Any,
+    pace: Any,
     scales: Any,
     bias: Any,
     steps: Any,
@@ -232,7 +233,7 @@ def _tile(
         _emit(builder, kind, rows.literal_value, arguments[2:])
         return context.get_dummy_value()
 
-    return types.void(kind, rows, *[types.int64] * 11), build
+    return types.void(kind, rows, *[types.int64] * 12), build
 
 
 # Not as the others, whose arithmetic may be done in any order; unless it is said, it is as whoever calls wants it.
@@ -245,6 +246,7 @@ def multiply(
     weights: Any,
     depth: Any,
     ahead: Any,
+    pace: Any,
     scales: Any,
     bias: Any,
     steps: Any,
@@ -257,21 +259,21 @@ def multiply(
     Args:
         kind: of the weights.
         x: the rows, `stride` numbers apart: fp32, or 16-bit whole numbers for int8.
-        weights: the panel; ahead: what will be read next.
+        weights: the panel; ahead: what will be read next, and `pace` how many bytes of it are asked for at each step.
         depth: numbers of a row; even for int8.
         scales: of the panel's columns, steps: of the rows, both for int8.
         bias: of the panel's columns, or 0.
         out: the first row's sixteen answers, `width` numbers before the next row's; they are added to if `add`.
     """
     if rows == 1:
-        _tile(kind, 1, x, stride, weights, depth, ahead, scales, bias, steps, out, width, add)
+        _tile(kind, 1, x, stride, weights, depth, ahead, pace, scales, bias, steps, out, width, add)
     elif rows == 2:
-        _tile(kind, 2, x, stride, weights, depth, ahead, scales, bias, steps, out, width, add)
+        _tile(kind, 2, x, stride, weights, depth, ahead, pace, scales, bias, steps, out, width, add)
     elif rows == 3:
-        _tile(kind, 3, x, stride, weights, depth, ahead, scales, bias, steps, out, width, add)
+        _tile(kind, 3, x, stride, weights, depth, ahead, pace, scales, bias, steps, out, width, add)
     elif rows == 4:
-        _tile(kind, 4, x, stride, weights, depth, ahead, scales, bias, steps, out, width, add)
+        _tile(kind, 4, x, stride, weights, depth, ahead, pace, scales, bias, steps, out, width, add)
     elif rows == 5:
-        _tile(kind, 5, x, stride, weights, depth, ahead, scales, bias, steps, out, width, add)
+        _tile(kind, 5, x, stride, weights, depth, ahead, pace, scales, bias, steps, out, width, add)
     else:
-        _tile(kind, 6, x, stride, weights, depth, ahead, scales, bias, steps, out, width, add)
+        _tile(kind, 6, x, stride, weights, depth, ahead, pace, scales, bias, steps, out, width, add)
