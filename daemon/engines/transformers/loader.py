@@ -27,6 +27,7 @@ from daemon.engines.transformers.families import (
     is_softcapped,
 )
 from daemon.engines.transformers.folder import check_folder, tokenizer_missing
+from daemon.engines.transformers.heap import separate_blocks
 from daemon.engines.transformers.lowbit import LowBit
 from daemon.engines.transformers.number_format import NumberFormat, choose_on_cpu
 from daemon.engines.transformers.packed import packed_agrees
@@ -79,7 +80,7 @@ def load_model(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     """
     try:
         # transformers' progress hook and default dtype are process-wide.
-        with _load_lock:
+        with _load_lock, separate_blocks():
             return _load(options, progress)
     except FcdError:
         raise

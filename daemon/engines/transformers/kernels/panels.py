@@ -94,7 +94,8 @@ def weight_memory(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     size = dtype.itemsize
     for each in shape:
         size *= each
-    space = mmap.mmap(-1, max(size, 1))
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    space = mmap.mmap(-1, max(size, 1), **private)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         space.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(space, dtype=dtype, count=size // dtype.itemsize).view(*shape)
