@@ -54,15 +54,18 @@ class Dispatcher(Protocol):
         exclude: Collection[str] = (),
         keep_alive: str = "",
         prefixes: Callable[[], tuple[int, ...]] | None = None,
+        ends_here: bool = False,
     ) -> Lease:
         """Wait until a worker can take a request for `model`, loading it when it is known but not running.
 
         Cancelling the wait gives the place in the queue back. `exclude` names workers that just failed.
         `keep_alive` is how long the model stays loaded after this request; empty leaves it to the settings.
         `prefixes` gives hashes of how the request begins; it is called only where they could choose between workers.
+        `ends_here` leaves out workers that may be daemons: they would pass on once more what went round already.
 
         Raises:
-            ApiError: 404 unknown model, 429 queue full, 503 cannot be loaded (with the reason) or shutting down.
+            ApiError: 404 unknown model, 429 queue full, 503 cannot be loaded (with the reason) or shutting down,
+                508 with `ends_here` where there are only workers that may be daemons.
         """
         ...
 

@@ -229,6 +229,7 @@ class Controller:
         exclude: Collection[str] = (),
         keep_alive: str = "",
         prefixes: Callable[[], tuple[int, ...]] | None = None,
+        ends_here: bool = False,
     ) -> Lease:
         """See `daemon.dispatch.Dispatcher`. `keep_alive` holds from the end of this request on."""
         name = self.specs.aliases.get(model, model)
@@ -241,7 +242,19 @@ class Controller:
         begins: tuple[int, ...] = ()
         if prefixes is not None and state.config.dispatch == "prefix_affinity" and len(state.models[name].workers) > 1:
             begins = prefixes()
-        return await self.supervisor.acquire(name, exclude, seconds, begins)
+        try:
+            return await self.supervisor.acquire(name, exclude, seconds, begins, ends_here)
+        except ApiError as error:
+            if error.code == "loop":
+                log.warning("daemons pass requests for '%s' round: %s", name, self._passing_on(name))
+            raise
+
+    def _passing_on(self, model: str) -> str:
+        """The model's workers that may be daemons, with what to do about them, for the log."""
+        known = self.supervisor.state.models.get(model)
+        found = [self.registry.get(name) for name in known.workers] if known is not None else []
+        where = [f"'{record.name}' at {record.url}" for record in found if record is not None and record.passes_on]
+        return f"this one ({self._context.url}) would go on to {', '.join(where)}. `fcd worker detach NAME` ends it."
 
     def models(self) -> list[ModelInfo]:
         """What a request could name: what is listed anyway, and everything else for as long as it would be served."""

@@ -20,6 +20,7 @@ import msgspec
 
 from daemon.access import is_loopback, split_join_path
 from daemon.controller.hub import Subscription
+from daemon.controller.registry import DAEMON
 from daemon.store import neighbours
 from daemon.store.neighbours import JoinedHead
 from daemon.worker.address import own_address, url_for
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fcd.controller")
 
-ENGINE = "daemon"
 ID_HEADER = "X-Fcd-Daemon"
 """The id of the daemon that answers, then those of the daemons above it."""
 _TIMEOUT_S = 15.0
@@ -201,7 +201,7 @@ class Link:
             worker_status=WorkerStatus(names, 1, len(self._context.active)),
             fcd=FcdExtension(
                 openai_url=url,
-                engine=ENGINE,
+                engine=DAEMON,
                 device="",
                 version=__version__,
                 api_key=self._key,
@@ -293,7 +293,7 @@ def offered_models(controller: Controller) -> list[str]:
     behind_daemons: set[str] = set()
     others: set[str] = set()
     for record in controller.registry.all():
-        (behind_daemons if record.fcd.engine == ENGINE else others).update(record.status.model_names)
+        (behind_daemons if record.fcd.engine == DAEMON else others).update(record.status.model_names)
     models = [
         model
         for model in controller.models()

@@ -19,7 +19,9 @@ _PARALLEL_UNKNOWN = 64
 _SLOTS_PER_PARALLEL = 2
 """A few more than run at once, so that the engine finds the next request when one ends."""
 _MOST_SLOTS = 4096
-_CHECKING = ("transformers", "daemon")
+DAEMON = "daemon"
+"""The engine of a daemon that joined this one."""
+_CHECKING = ("transformers", DAEMON)
 """Engines of programs that check every field of a request themselves."""
 
 
@@ -39,6 +41,11 @@ class Record(msgspec.Struct, frozen=True):
     fcd: FcdExtension = msgspec.field(default_factory=FcdExtension)
     gauges: EngineGauges = msgspec.field(default_factory=EngineGauges)
     registered_at: float = 0.0
+
+    @property
+    def passes_on(self) -> bool:
+        """Whether it is, or may be, a daemon. What was attached does not say what it is."""
+        return self.attached or self.fcd.engine == DAEMON
 
     @property
     def limit(self) -> int:

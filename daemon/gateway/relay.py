@@ -24,7 +24,6 @@ from daemon.gateway.prefixes import prefixes_of
 from daemon.gateway.profiles import with_profile
 from daemon.gateway.upstream import Head, UpstreamConnection, UpstreamLost, UpstreamPool, request_bytes
 from daemon.http import error_response, json_response
-from daemon.supervisor.probe import base_url
 from fcd.errors import ApiError, api_error_from_body
 
 log = logging.getLogger("fcd.gateway")
@@ -160,6 +159,7 @@ class Relay:
                 exclude=excluded,
                 keep_alive=self._order.keep_alive,
                 prefixes=partial(prefixes_of, self._order.body),
+                ends_here=self._order.hops >= MOST_HOPS,
             )
         except ApiError as error:
             if lost is None:
@@ -173,8 +173,6 @@ class Relay:
             UpstreamLost: there will be none.
         """
         order = self._order
-        if order.hops >= MOST_HOPS and not target.socket:
-            raise self._goes_round(target)
         await check_images(target, order.path, order.model, order.body)
         body = with_profile(order.body, order.path, order.model, self._context.settings)
         body = body_for(target, order.path, order.model, body)
@@ -403,16 +401,6 @@ class Relay:
             502,
             f"The worker of '{self._order.model}' died before its answer was complete ({lost}). Ask again.",
             code="worker_died",
-        )
-
-    def _goes_round(self, target: Target) -> ApiError:
-        here = self._context.url
-        return ApiError(
-            508,
-            f"{self._order.hops} daemons have passed this request for '{self._order.model}' on, and {here} would send"
-            f" it to {base_url(target)} (worker '{target.worker}'): daemons that are attached to each other pass a"
-            f" request round. Where these are, take one of them off: `fcd worker detach {target.worker}`.",
-            code="loop",
         )
 
     def _not_taken(self) -> ApiError:

@@ -15,9 +15,15 @@ from daemon.scheduler import events as e
 from daemon.scheduler import workers
 from daemon.scheduler.launching import living
 from daemon.scheduler.loading import drain, ensure, place, respawn, scale_down
-from daemon.scheduler.requests import pump, refuse_if_full, refuse_waiting, suspect
+from daemon.scheduler.requests import goes_round, pump, refuse_if_full, refuse_waiting, suspect
 from daemon.scheduler.state import Model, State, Turn, Waiting
 from daemon.scheduler.timers import fire
+
+_GOES_ROUND = (
+    "Daemons that are attached to each other pass this request for '{}' round: no worker serves it but by passing it on"
+    " once more. The daemon's log (`fcd daemon logs`) says which worker to detach."
+)
+"""For clients, which are told no addresses."""
 
 
 def decide(state: State, event: e.Event, now: float) -> tuple[State, list[e.Effect]]:
@@ -64,7 +70,10 @@ def _arrived(turn: Turn, event: e.RequestArrived) -> None:
         if worker is not None:
             exclude[name] = worker.epoch
             suspect(turn, worker)
-    request = Waiting(event.id, exclude, turn.now, event.keep_alive, event.prefixes)
+    request = Waiting(event.id, exclude, turn.now, event.keep_alive, event.prefixes, event.ends_here)
+    if event.ends_here and goes_round(state, model, request):
+        turn.do(e.Refuse(event.id, 508, "loop", _GOES_ROUND.format(model.name), None))
+        return
     model.waiting[event.id] = request
     state.queued[event.id] = model.name
     pump(turn, model)

@@ -25,6 +25,8 @@ class RequestArrived(Event, frozen=True):
     """Seconds that the worker stays loaded after this request; None leaves it as it is."""
     prefixes: tuple[int, ...] = ()
     """Hashes of its leading parts, each one longer than the one before: what a replica's cache may hold."""
+    ends_here: bool = False
+    """Daemons passed it on as often as may be: it goes to no worker that may be another one."""
 
 
 class RequestCancelled(Event, frozen=True):
@@ -127,6 +129,8 @@ class WorkerJoined(Event, frozen=True):
     limit: int
     speed: float = 1.0
     check_beat: bool = True
+    passes_on: bool = False
+    """It is a daemon, or may be one."""
 
 
 class WorkerBeat(Event, frozen=True):

@@ -10,7 +10,7 @@ from daemon.scheduler.events import Changed, LoadRefused
 from daemon.scheduler.launching import launch, living, remove, rest, spawn, stop
 from daemon.scheduler.memory import available, note_base
 from daemon.scheduler.placement import CPU, Needs, candidates, plan, shortage, ways
-from daemon.scheduler.requests import refuse_waiting
+from daemon.scheduler.requests import refuse_waiting, suits
 from daemon.scheduler.room import aim_of, leaving
 from daemon.scheduler.sleep import lie_down, rise, sleeper, wake_claims, wake_needs
 from daemon.scheduler.state import After, Model, Turn, Worker
@@ -23,7 +23,7 @@ def ensure(turn: Turn, model: Model) -> None:
     """See to it that what waits for this model is served, or refuse it with the reason."""
     if not model.waiting and not model.wanted:
         return
-    workers = [turn.state.workers[name] for name in model.workers]
+    workers = [worker for name in model.workers if _is_awaited(worker := turn.state.workers[name], model)]
     if any(worker.state in _COMING or worker.turning for worker in workers):
         return
     if sleeper(turn.state, model) is not None:
@@ -41,6 +41,13 @@ def ensure(turn: Turn, model: Model) -> None:
         place(turn)
     else:
         refuse_waiting(turn, model, "no_worker", f"No worker that serves '{model.name}' can be reached now.", 5)
+
+
+def _is_awaited(worker: Worker, model: Model) -> bool:
+    """Whether it is of use to any of those who wait."""
+    if not worker.passes_on or model.wanted:
+        return True
+    return any(suits(worker, request) for request in model.waiting.values())
 
 
 def failure_message(model: Model, worker: Worker) -> str:

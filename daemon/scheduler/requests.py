@@ -16,7 +16,19 @@ def eligible(worker: Worker, request: Waiting | None = None) -> bool:
         return False
     if len(worker.leases) >= worker.limit:
         return False
-    return request is None or request.exclude.get(worker.name, -1) < worker.epoch
+    return request is None or (suits(worker, request) and request.exclude.get(worker.name, -1) < worker.epoch)
+
+
+def suits(worker: Worker, request: Waiting) -> bool:
+    """Whether it may ever take this request."""
+    return not (request.ends_here and worker.passes_on)
+
+
+def goes_round(state: State, model: Model, request: Waiting) -> bool:
+    """Whether all that could be done with it is to pass it on, and it has been passed on as often as may be."""
+    if model.loadable or not model.workers:
+        return False
+    return not any(suits(state.workers[name], request) for name in model.workers)
 
 
 def choose(turn: Turn, model: Model, request: Waiting) -> Worker | None:
@@ -53,7 +65,7 @@ def pick(state: State, model_name: str) -> str:
 def pump(turn: Turn, model: Model) -> None:
     """Grant what can be granted, in order of arrival.
 
-    A request that excludes the only free worker is passed by those behind it, which wait for something else.
+    A request that may not have the only free worker is passed by those behind it, which wait for something else.
     """
     while (match := _first_match(turn, model)) is not None:
         grant(turn, model, *match)
@@ -64,7 +76,9 @@ def _first_match(turn: Turn, model: Model) -> tuple[Waiting, Worker] | None:
         worker = choose(turn, model, request)
         if worker is not None:
             return request, worker
-        if not request.exclude or not any(eligible(turn.state.workers[name]) for name in model.workers):
+        if not (request.exclude or request.ends_here) or not any(
+            eligible(turn.state.workers[name]) for name in model.workers
+        ):
             return None
     return None
 

@@ -28,6 +28,8 @@ class Waiting(msgspec.Struct):
     since: float
     keep_alive: float | None = None
     prefixes: tuple[int, ...] = ()
+    ends_here: bool = False
+    """It goes to no worker that passes on."""
 
 
 class Model(msgspec.Struct):
@@ -60,6 +62,8 @@ class Worker(msgspec.Struct):
     models: tuple[str, ...]
     local: bool
     state: WorkerState
+    passes_on: bool = False
+    """It is, or may be, a daemon that sends requests to workers of its own."""
     keep_alive: float = float("inf")
     claims: Claims = msgspec.field(default_factory=dict)
     """What it takes, or is about to take, of each device."""

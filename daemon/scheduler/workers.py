@@ -281,6 +281,7 @@ def joined(turn: Turn, event: e.WorkerJoined) -> None:
     worker.limit = max(1, event.limit)
     worker.speed = clamp_speed(event.speed)
     worker.check_beat = event.check_beat
+    worker.passes_on = event.passes_on
     worker.last_beat = turn.now
     worker.failures = 0
     if event.check_beat:

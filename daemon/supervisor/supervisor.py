@@ -153,11 +153,12 @@ class Supervisor:
         exclude: Collection[str] = (),
         keep_alive: float | None = None,
         prefixes: tuple[int, ...] = (),
+        ends_here: bool = False,
     ) -> Lease:
-        """Wait for the right to send one request for a model.
+        """Wait for the right to send one request for a model; see `daemon.dispatch.Dispatcher`.
 
         Raises:
-            ApiError: 429 or 503.
+            ApiError: 429, 503 or 508.
         """
         known = self.state.models.get(model)
         if known is not None and known.loadable and not any(name in self.registry for name in known.workers):
@@ -166,7 +167,7 @@ class Supervisor:
         number = self._last_id
         waiter: asyncio.Future[str] = self._loop.create_future()
         self._waiters[number] = waiter
-        self.submit(e.RequestArrived(number, model, tuple(exclude), keep_alive, prefixes))
+        self.submit(e.RequestArrived(number, model, tuple(exclude), keep_alive, prefixes, ends_here))
         try:
             name = await waiter
         except BaseException:
@@ -200,6 +201,7 @@ class Supervisor:
                     record.limit,
                     record.status.speed,
                     record.check_beat,
+                    record.passes_on,
                 )
             )
 

@@ -59,6 +59,8 @@ class FakeController:
     gate: asyncio.Event | None = None
     closed: bool = False
     keep_alive: str = ""
+    daemons: set[str] = field(default_factory=set)
+    """Workers that pass on what they are sent."""
 
     async def start(self) -> None: ...
 
@@ -84,6 +86,7 @@ class FakeController:
         exclude: Collection[str] = (),
         keep_alive: str = "",
         prefixes: Callable[[], tuple[int, ...]] | None = None,
+        ends_here: bool = False,
     ) -> FakeLease:
         self.keep_alive = keep_alive
         if self.gate is not None:
@@ -93,8 +96,10 @@ class FakeController:
         if model != "m":
             raise model_not_found(model, ["m"])
         for target in self.targets:
-            if target.worker not in exclude:
+            if target.worker not in exclude and not (ends_here and target.worker in self.daemons):
                 return FakeLease(target, self.released)
+        if ends_here:
+            raise ApiError(508, "It goes round.", code="loop")
         raise ApiError(503, "No worker is left.", code="no_worker")
 
     def blueprints(self, context: DaemonContext) -> Sequence[Blueprint]:

@@ -13,6 +13,7 @@ import httpx2 as httpx
 import pytest
 
 from daemon.controller.attach import _leads_to
+from tests.daemon.controller.foreign import foreign
 from tests.daemon.controller.harness import Daemon, body, running, until
 from tests.daemon.harness import Received, whole
 
@@ -165,6 +166,34 @@ def test_a_daemon_is_not_attached_to_itself(tmp_path: Path) -> None:
 )
 def test_which_urls_lead_back(url: str, host: str, port: int, leads: bool) -> None:
     assert _leads_to(url, host, f"http://127.0.0.1:{port}") is leads
+
+
+def test_what_went_round_is_told_no_addresses_and_served_here_where_it_can_be(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def chat(daemon: Daemon) -> httpx.Response:
+        asked = {"model": "mine", "messages": [{"role": "user", "content": "Hi"}]}
+        return await daemon.http.post("/v1/chat/completions", json=asked, headers={**daemon.admin, "X-Fcd-Hops": "4"})
+
+    async def main() -> None:
+        async with openai_server() as server, running(tmp_path) as daemon:
+            await attach(daemon, server.url, models={"mine": "big-1"})
+            (await daemon.controller.acquire("mine")).release()
+            got = await chat(daemon)
+            error = body(got)["error"]
+            assert (got.status_code, error["code"]) == (508, "loop")
+            assert "127.0.0.1" not in got.text
+            assert server.url in caplog.text
+            assert daemon.url in caplog.text
+            async with foreign("mine") as worker:
+                token = await daemon.join_token()
+                await daemon.http.post("/register_worker", json=worker.registration(), headers=token)
+                served = [await daemon.controller.acquire("mine", ends_here=True) for _ in range(3)]
+                assert {lease.target.worker for lease in served} == {worker.url.removeprefix("http://")}
+                for lease in served:
+                    lease.release()
+
+    asyncio.run(main())
 
 
 def test_nobody_else_may_take_an_attached_servers_place(tmp_path: Path) -> None:

@@ -313,6 +313,49 @@ def test_a_worker_without_heartbeats_stays_while_it_answers() -> None:
     assert state(world, "f") == "ready"
 
 
+def joined_daemon(world: World) -> None:
+    """A daemon, ready, that serves `a`, which can be loaded here, and `x`, which cannot."""
+    world.foreign.add("f")
+    world.send(e.WorkerJoined("f", ("a", "x"), 2, passes_on=True))
+    world.probe("f", True)
+
+
+def refusals(world: World, number: int) -> list[tuple[int, str]]:
+    return [(each.status, each.code) for each in world.effects if isinstance(each, e.Refuse) and each.id == number]
+
+
+def test_what_went_round_is_passed_on_no_more() -> None:
+    world = World()
+    joined_daemon(world)
+    assert world.granted[world.arrive("x")] == "f"
+    number = world.arrive("x", ends_here=True)
+    assert refusals(world, number) == [(508, "loop")]
+    assert "f" not in world.suspects, "nothing is wrong with the worker"
+    world.join("g", "x", limit=1)
+    world.probe("g", True)
+    first, second = world.arrive("x", ends_here=True), world.arrive("x", ends_here=True)
+    assert world.granted[first] == "g"
+    assert second in world.waiting, "the busy one is waited for"
+    assert world.granted[world.arrive("x")] == "f", "those behind it are not held up"
+    world.finish(first)
+    assert world.granted[second] == "g"
+
+
+def test_what_went_round_is_served_by_a_model_that_is_loaded_for_it() -> None:
+    world = World()
+    joined_daemon(world)
+    assert world.granted[world.arrive("a")] == "f"
+    assert world.spawns == 0
+    number = world.arrive("a", ends_here=True)
+    assert world.spawns == 1
+    world.ready("a")
+    assert world.granted[number] == "a"
+    world.exit("a")
+    again = world.arrive("a", ends_here=True)
+    world.settle()
+    assert world.outcome[again] == "done"
+
+
 def test_shortest_queue_counts_what_it_sent_and_speed() -> None:
     world = World()
     for name, speed in (("f", 1.0), ("g", 3.0)):

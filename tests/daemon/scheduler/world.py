@@ -59,12 +59,12 @@ class World:
         self._invariants()
         return effects
 
-    def arrive(self, model: str, exclude: tuple[str, ...] = ()) -> int:
+    def arrive(self, model: str, exclude: tuple[str, ...] = (), *, ends_here: bool = False) -> int:
         number = len(self.outcome) + len(self.waiting) + len(self.granted) + 1
         self.waiting[number] = model
-        if exclude:
+        if exclude or ends_here:
             self.excluding.add(number)
-        self.send(e.RequestArrived(number, model, exclude))
+        self.send(e.RequestArrived(number, model, exclude, ends_here=ends_here))
         return number
 
     def cancel(self, number: int) -> None:
@@ -167,7 +167,7 @@ class World:
         elif isinstance(effect, e.Refuse):
             del self.waiting[effect.id]
             assert effect.message
-            assert effect.status in (429, 503)
+            assert effect.status in (429, 503) or (effect.status, effect.code) == (508, "loop")
             self.outcome[effect.id] = f"refused {effect.status} {effect.code}"
         elif isinstance(effect, e.Spawn):
             assert effect.worker not in self.processes, "started twice"
