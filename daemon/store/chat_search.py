@@ -136,17 +136,22 @@ def _by_index(db: sqlite3.Connection, wanted: list[str], limit: int) -> list[tup
 
 
 def _by_reading(db: sqlite3.Connection, wanted: list[str], limit: int) -> list[tuple[str, str, str]]:
+    """Conversation by conversation, the newest first, until enough are found: only ids are sorted, and no more than
+    one body is held at a time."""
     patterns = [f"%{_escaped(word)}%" for word in wanted]
     matches = " AND ".join(["body LIKE ? ESCAPE '\\'"] * len(patterns))
-    rows = db.execute(
-        "SELECT chat, message, body FROM ("
-        "SELECT id AS chat, '' AS message, title AS body, updated_at AS at FROM chats WHERE deleted_at = 0"
-        f" UNION ALL SELECT chats.id, chat_messages.id, {_BODY}, updated_at FROM chat_messages"
-        " JOIN chats ON chats.id = chat_messages.chat WHERE deleted_at = 0"
-        f") WHERE {matches} ORDER BY at DESC LIMIT ?",
-        (*patterns, limit * 20),
-    )
-    return _one_per_chat(((chat, message, _excerpt(body, wanted[0])) for chat, message, body in rows), limit)
+    titles = f"SELECT '', title AS body FROM chats WHERE id = ? AND {matches}"
+    messages = f"SELECT id, body FROM (SELECT id, {_BODY} AS body FROM chat_messages WHERE chat = ?) WHERE {matches}"
+    found: list[tuple[str, str, str]] = []
+    for (chat,) in db.execute("SELECT id FROM chats WHERE deleted_at = 0 ORDER BY updated_at DESC"):
+        for query in (titles, messages):
+            row = db.execute(f"{query} LIMIT 1", (chat, *patterns)).fetchone()
+            if row is not None:
+                found.append((chat, row[0], " ".join(_excerpt(row[1], wanted[0]).split())))
+                break
+        if len(found) >= limit:
+            break
+    return found
 
 
 def _one_per_chat(rows: Iterable[tuple[str, str, str]], limit: int) -> list[tuple[str, str, str]]:
