@@ -103,7 +103,7 @@ class Controller:
             self.supervisor, self.registry, self.specs.is_reserved, self.heads.is_above, self.placements.of_token
         )
         self.one_offs = OneOffs(self.supervisor, self.catalog.is_listed, self.specs.aliases)
-        self.specs.makes_way = self.one_offs.makes_way
+        self.specs.has_failed, self.specs.give_up = self.one_offs.has_failed, self.one_offs.give_up
         self.fastchat = FastChatView(
             self.supervisor,
             self.registry,

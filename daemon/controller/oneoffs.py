@@ -66,18 +66,21 @@ class OneOffs:
             return True
         return spec.name in self._worked and "failed" not in states
 
-    def makes_way(self, name: str) -> bool:
-        """Whether a one-off whose loads all failed was forgotten, so that what it was called is free."""
+    def has_failed(self, name: str) -> bool:
+        """Whether it is a one-off whose loads all failed, and that nobody waits for: see `give_up`."""
         model = self._supervisor.state.models.get(name)
         if self._is_listed(name) or name not in self._supervisor.specs or model is None:
             return False
         local = self._local(model)
-        if not local or model.waiting or model.wanted or any(worker.state != "failed" for worker in local):
+        if not local or len(local) < len(model.workers) or model.waiting or model.wanted:
             return False
-        for worker in local:
+        return all(worker.state == "failed" for worker in local)
+
+    def give_up(self, name: str) -> None:
+        """Forget one that `has_failed`: what it was called is free."""
+        for worker in self._local(self._supervisor.state.models[name]):
             self._supervisor.submit(e.StopRequested(worker.name))
         self.leaves(name)
-        return name not in self._supervisor.specs
 
     def tidy(self) -> None:
         """Forget those that have been of no use for too long."""

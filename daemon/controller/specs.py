@@ -24,8 +24,10 @@ class Specs:
 
     def __init__(self, supervisor: Supervisor, catalog: Models, settings: Settings) -> None:
         self.aliases: dict[str, str] = {}
-        self.makes_way: Callable[[str], bool] = lambda name: False
-        """Forgets a model that only failed, for one that wants what it was called; False where it stays."""
+        self.has_failed: Callable[[str], bool] = lambda name: False
+        """Whether a model only failed, so that one that wants what it was called may have it."""
+        self.give_up: Callable[[str], None] = lambda name: None
+        """Forgets such a model."""
         self._supervisor = supervisor
         self._catalog = catalog
         self._settings = settings
@@ -62,13 +64,17 @@ class Specs:
         known_spec = self._supervisor.specs.get(spec.name)
         if plain and known_spec is not None and known_spec.target == spec.target:
             return self._remember(asked, known_spec, plain)
-        self._check_adapters(spec)
+        leaving = self._check_adapters(spec)
         if named:
-            self._check_free(spec)
+            leaving |= self._check_free(spec)
         else:
-            spec = unique_name(spec, lambda name: self._is_taken_for(spec, name))
-        if len(self._supervisor.specs) >= _MOST_SPECS:
+            spec = unique_name(
+                spec, lambda name: self._is_taken_for(spec, name) and self.aliases.get(name, name) not in leaving
+            )
+        if len(self._supervisor.specs) - len(leaving) >= _MOST_SPECS:
             raise ApiError(429, f"{_MOST_SPECS} models are known here, as many as may be.", code="overloaded")
+        for name in leaving:  # not before all is asked: a load that is refused changes nothing
+            self.give_up(name)
         self.enter(spec)
         return self._remember(asked, spec, plain)
 
@@ -104,28 +110,45 @@ class Specs:
             return True
         return spec.source == "path" and self._catalog.is_reserved(name)
 
-    def _check_free(self, spec: LaunchSpec) -> None:
+    def _check_free(self, spec: LaunchSpec) -> set[str]:
+        """The failed models that have its names now.
+
+        Raises:
+            ApiError: 409, another model has one.
+        """
+        leaving = set[str]()
         for name in spec.all_names:
-            if self._is_taken_for(spec, name) and not self._is_given_up(name):
+            if self._is_taken_for(spec, name) and not self._is_left_by_failed(name, leaving):
                 raise ApiError(
                     409, f"The name '{name}' is taken by another model.", code="name_taken", param="model_names"
                 )
+        return leaving
 
-    def _check_adapters(self, spec: LaunchSpec) -> None:
-        """Raises ApiError 409: an adapter has the name of something else that is known here."""
+    def _check_adapters(self, spec: LaunchSpec) -> set[str]:
+        """The failed models that have its adapters' names now.
+
+        Raises:
+            ApiError: 409, something else that is known here has one.
+        """
+        leaving = set[str]()
         for name in spec.options.lora_modules:
             known = name in self._supervisor.specs or name in self._supervisor.state.models or name in self.aliases
-            if known and not self._is_given_up(name):
+            if known and not self._is_left_by_failed(name, leaving):
                 raise ApiError(
                     409,
                     f"The adapter's name '{name}' is taken. Give it another, or unload what has it: fcd unload {name}",
                     code="name_taken",
                     param="lora_modules",
                 )
+        return leaving
 
-    def _is_given_up(self, name: str) -> bool:
+    def _is_left_by_failed(self, name: str, leaving: set[str]) -> bool:
         """A load that failed, for a mistyped folder say, must not keep its names from the next try."""
-        return self.makes_way(self.aliases.get(name, name))
+        known = self.aliases.get(name, name)
+        if not self.has_failed(known):
+            return False
+        leaving.add(known)
+        return True
 
     def is_reserved(self, name: str) -> bool:
         return name in self._supervisor.specs or name in self.aliases or self._catalog.is_reserved(name)

@@ -236,6 +236,34 @@ def test_a_load_that_failed_keeps_no_name_from_the_next_try(tmp_path: Path) -> N
     asyncio.run(main())
 
 
+def test_a_load_that_is_refused_leaves_failed_ones_and_their_reasons(tmp_path: Path) -> None:
+    async def main() -> None:
+        missing, right = str(tmp_path / "missing"), str(tmp_path)
+        one = folder(tmp_path / "models" / "vicuna")
+        spawn = FakeSpawn(FAKE_MODE="error")
+        async with running(tmp_path / "home", spawn=spawn) as daemon, client_of(daemon) as client:
+            assert (await load(client, "guide", model_names=["first"]))[-1].type == "error"
+            assert (await load(client, str(one), lora_modules={"pirate": missing}))[-1].type == "error"
+            spawn.environment["FAKE_MODE"] = ""
+            assert (await load(client, "guide", model_names=["busy"]))[-1].type == "ready"
+            before = [(worker.name, worker.state, worker.error) for worker in await client.workers()]
+            assert [state for _, state, _ in before] == ["failed", "failed", "ready"]
+            for taken in (
+                {"model_names": ["first", "busy"]},
+                {"model_names": ["busy"], "lora_modules": {"pirate": right}},
+                {"model_names": ["other"], "lora_modules": {"pirate": right, "busy": right}},
+            ):
+                with pytest.raises(ApiError, match="taken"):
+                    await load(client, "guide-mini", **taken)
+                assert [(worker.name, worker.state, worker.error) for worker in await client.workers()] == before
+            # One that goes ahead has the name that it would have had without the failed one.
+            events = await load(client, str(one), lora_modules={"pirate": right})
+            assert (events[-1].type, events[-1].model) == ("ready", "vicuna")
+            assert {worker.name for worker in await client.workers()} == {"first", "vicuna", "busy"}
+
+    asyncio.run(main())
+
+
 def test_a_revision_of_what_has_none_is_refused(tmp_path: Path) -> None:
     async def main() -> None:
         async with running(tmp_path) as daemon, client_of(daemon) as client:
