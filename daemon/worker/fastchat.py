@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -36,13 +37,22 @@ class _EngineBackend:
     async def frames(self, body: dict[str, Any], *, whole: bool) -> AsyncGenerator[bytes, None]:
         params = read_params(body)
         request, prompt = await generation_request(self._worker, params)
-        answer = _Cumulative(self._worker, params, request, prompt)
+        answer = _Cumulative(self._worker, params, request, await self._echo(params, request, prompt))
         async with aclosing(generate(self._worker, request)) as deltas:
             async for delta in deltas:
                 answer.add(delta)
                 if not whole and (delta.text or delta.finish_reason):
                     yield answer.frame(None)
         yield answer.frame(answer.finish_reason)
+
+    async def _echo(self, params: FastChatParams, request: GenerationRequest, prompt: str) -> Echo:
+        """What is given back of the prompt. Its tokens' text is wanted for places alone, and takes long to work out."""
+        if not params.echo:
+            return Echo()
+        if request.params.prompt_logprobs is None:
+            return Echo(prompt)
+        decode = self._worker.ready().prompter.decode
+        return await asyncio.to_thread(lambda: Echo.of(prompt, decode(request.prompt_ids)))
 
     async def embed(self, texts: list[str], name: str | None = None) -> tuple[list[list[float]], int]:
         """Inputs longer than the context are cut, as FastChat's --embed-in-truncate does."""
@@ -64,13 +74,11 @@ class _EngineBackend:
 class _Cumulative:
     """The answer so far."""
 
-    def __init__(self, worker: Worker, params: FastChatParams, request: GenerationRequest, prompt: str) -> None:
+    def __init__(self, worker: Worker, params: FastChatParams, request: GenerationRequest, echo: Echo) -> None:
         self._tokens = worker.ready().tokens
-        self._decode = worker.ready().prompter.decode
-        self._prompt_ids = request.prompt_ids
         self._params = params
-        self._echo = Echo(prompt) if params.echo else Echo()
-        self._text = self._echo.text
+        self._echo = echo
+        self._text = echo.text
         self._prompt_logprobs: list[TokenLogprob] = []
         self._prompt_tokens = len(request.prompt_ids)
         self._completion_tokens = 0
@@ -81,7 +89,6 @@ class _Cumulative:
         self._text += delta.text
         self._completion_tokens += len(delta.token_ids)
         if delta.prompt_logprobs is not None and self._params.echo:
-            self._echo = Echo.of(self._echo.text, self._decode(self._prompt_ids))
             self._prompt_logprobs.extend(delta.prompt_logprobs)
         self._logprobs.extend(delta.logprobs)
         if delta.finish_reason is not None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from daemon.worker.prompts import Prompter
 from fcd.errors import ApiError
 from fcd.templates import get_template
 from tests.daemon.worker.fake import CONTEXT, FakeEngine, Served, until, with_worker
@@ -140,6 +143,27 @@ def test_logprobs_are_cumulative() -> None:
         assert echoed["logprobs"]["text_offset"] == [0, *range(7)]
 
     with_worker(test)
+
+
+def test_the_loop_does_not_decode_the_prompt_that_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = list[tuple[int, bool]]()
+    decode = Prompter.decode
+
+    def noted(self: Prompter, ids: Sequence[int]) -> str:
+        decoded.append((len(ids), threading.current_thread() is threading.main_thread()))
+        return decode(self, ids)
+
+    async def test(served: Served) -> None:
+        assert threading.current_thread() is threading.main_thread(), "the worker's loop runs here"
+        async with served.client() as client:
+            for asked in ({}, {"logprobs": 1, "echo": False}, {"logprobs": 1}):
+                answer = (await client.post("/worker_generate", json={"prompt": "abc" * 9, **asked})).json()
+        assert answer["logprobs"]["tokens"][:4] == ["^", "a", "b", "c"]
+        assert answer["logprobs"]["text_offset"][:4] == [0, 0, 1, 2]
+
+    monkeypatch.setattr(Prompter, "decode", noted)
+    with_worker(test)
+    assert decoded == [(28, False)]
 
 
 def test_a_client_that_leaves_ends_its_generation() -> None:
