@@ -321,7 +321,7 @@ class Controller:
             if refusal:
                 raise ApiError(503, refusal, code="out_of_memory")
             info = WorkerInfo(name=worker_name(spec.name), models=list(spec.all_names), state="starting")
-        info.notes = [*info.notes, *notes_of(request.options, spec.options)]
+        info.notes = list(dict.fromkeys([*info.notes, *notes_of(request.options, spec)]))
         return info
 
     async def load(self, request: LoadRequest) -> AsyncGenerator[LoadEvent | None, None]:

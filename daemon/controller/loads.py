@@ -47,7 +47,7 @@ async def follow_load(
                 controller.begin_load(spec, request)
             event = msgspec.structs.replace(load_status(controller, spec), model=name)
             if event.type == "ready":
-                event.notes = notes_of(request.options, spec.options)
+                event.notes = notes_of(request.options, spec)
             if event != shown:
                 shown = event
                 yield event

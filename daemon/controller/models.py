@@ -69,8 +69,10 @@ class Models:
         own = [each for each in options.model_names if each not in options.lora_modules] or [shown]
         names = [*own, *options.lora_modules]
         needs = needs_of(reference, options, self._settings.worker, has_gpu=self._has_gpu(), totals=self._totals())
+        unused_limit = ""
         if limits_nothing(options, self._settings.worker, has_gpu=self._has_gpu()):
             # Loaded with it or without, it is the same: no second copy of it.
+            unused_limit = reference.options.max_gpu_memory
             options = msgspec.structs.replace(options, max_gpu_memory="")
         size = needs.gpu if needs.allow_gpu else needs.cpu
         return LaunchSpec(
@@ -84,6 +86,7 @@ class Models:
             estimate=size,
             needs=needs,
             replicas=self._replicas(reference),
+            unused_limit=unused_limit,
         )
 
     def is_reserved(self, name: str) -> bool:

@@ -8,6 +8,7 @@ import psutil
 
 from daemon.controller.vllm_sizes import vllm_needs
 from daemon.scheduler.placement import Needs
+from daemon.supervisor.launch import LaunchSpec
 from fcd.catalog import Estimate, Reference, estimate, read_facts
 from fcd.errors import ConfigError, invalid
 from fcd.machine import dtype_on_cpu, fp32_fits, keeps_packed
@@ -64,14 +65,21 @@ def limits_nothing(options: ModelOptions, defaults: WorkerSettings, *, has_gpu: 
     return device == "cpu"
 
 
-def notes_of(asked: ModelOptions, taken: ModelOptions) -> list[str]:
+def notes_of(asked: ModelOptions, taken: LaunchSpec) -> list[str]:
     """What to tell whoever asked for a load, of what is left out of it."""
-    if not asked.max_gpu_memory or taken.max_gpu_memory:
-        return []
-    return [
-        f"--max-gpu-memory {asked.max_gpu_memory} does nothing here: the model goes to main memory, not to a GPU"
-        " (--device cuda insists on one)."
-    ]
+    if asked.max_gpu_memory and not taken.options.max_gpu_memory:
+        return [_unused(f"--max-gpu-memory {asked.max_gpu_memory}", "--device cuda")]
+    return config_notes(taken)
+
+
+def config_notes(spec: LaunchSpec) -> list[str]:
+    """What config.toml says of a model and is left out."""
+    limit = spec.unused_limit
+    return [_unused(f'max_gpu_memory = "{limit}" in config.toml', 'device = "cuda"')] if limit else []
+
+
+def _unused(limit: str, device: str) -> str:
+    return f"{limit} does nothing here: the model goes to main memory, not to a GPU ({device} insists on one)."
 
 
 def size_of(reference: Reference, options: ModelOptions, defaults: WorkerSettings, *, on_gpu: bool) -> Estimate | None:

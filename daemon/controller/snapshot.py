@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from daemon.controller.registry import Record
+from daemon.controller.sizes import config_notes
 from daemon.scheduler import State, Worker
 from daemon.scheduler.placement import gpus
 from daemon.supervisor.launch import LaunchSpec
@@ -41,6 +42,7 @@ def worker_info(
         info.quantization = spec.options.quantization
         info.context_length = spec.context_length
         info.memory_bytes = spec.estimate
+        info.notes = config_notes(spec)
     if local is not None:
         _from_process(info, local)
     if record is not None:
@@ -69,7 +71,7 @@ def _from_registration(info: WorkerInfo, record: Record, busy: int, queued: int)
     info.prompt_tokens, info.generated_tokens = gauges.prompt_tokens, gauges.generated_tokens
     info.capabilities = list(said.capabilities)
     info.adapters = list(said.adapters)
-    info.notes = list(said.notes)
+    info.notes += said.notes
     if said.parallel and busy > said.parallel:
         info.running, info.waiting = said.parallel, queued + busy - said.parallel
     if not record.local:

@@ -58,6 +58,8 @@ class LaunchSpec(msgspec.Struct, frozen=True):
     """Bytes that it will take where it is likely to go; 0 is not known."""
     needs: Needs = Needs()
     replicas: int = 1
+    unused_limit: str = ""
+    """`max_gpu_memory` of config.toml, where the model goes to no GPU: it is not among the options then."""
 
     @property
     def all_names(self) -> tuple[str, ...]:

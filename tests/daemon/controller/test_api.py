@@ -119,6 +119,35 @@ def test_a_limit_for_gpus_makes_no_second_copy_on_a_cpu(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_limit_for_gpus_in_the_configuration_is_said_to_do_nothing_on_a_cpu(tmp_path: Path) -> None:
+    def begins(notes: list[str]) -> list[str]:
+        assert all(note.endswith(" insists on one).") for note in notes)
+        return [note.partition(" does nothing here: the model goes to main memory")[0] for note in notes]
+
+    async def main() -> None:
+        of_file = 'max_gpu_memory = "8GiB" in config.toml'
+        limited = ModelSettings(path="guide", dtype="float32", max_gpu_memory="8GiB")
+        async with (
+            running(tmp_path, settings=Settings(models={"mine": limited})) as daemon,
+            client_of(daemon) as client,
+        ):
+            started = await client.start_worker(LoadRequest("mine"))
+            assert begins(started.notes) == [of_file]
+            for given, said in (({}, of_file), ({"max_gpu_memory": "1GiB"}, "--max-gpu-memory 1GiB"), ({}, of_file)):
+                ready = (await load(client, "mine", **given))[-1]
+                assert (ready.model, begins(ready.notes)) == ("mine", [said])
+            (worker,) = await client.workers()
+            assert begins(worker.notes) == [of_file], "whoever did not load it can read it too"
+            assert (await load(client, "guide"))[-1].notes == []
+        gpus = dict.fromkeys(("GPU-1",), 8 << 30)
+        async with running(
+            tmp_path / "gpu", settings=Settings(models={"mine": limited}), memory=lambda: gpus
+        ) as daemon:
+            assert (await daemon.controller.specs.known("mine", owner=True)).unused_limit == ""
+
+    asyncio.run(main())
+
+
 def test_where_a_limit_for_gpus_counts() -> None:
     def nothing(has_gpu: bool, **given: Any) -> bool:
         return limits_nothing(ModelOptions(max_gpu_memory="1GiB", **given), WorkerSettings(), has_gpu=has_gpu)
