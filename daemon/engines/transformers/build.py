@@ -114,8 +114,7 @@ def _make_text_runner(
         if device.type == "cpu":
             # Compiled the first time on a machine, which takes seconds.
             progress("kernels", 0.0, 0.0)
-        layers, kernel = _decode_kernel(layers, kinds, half=loaded.half_cache)
-        stepper = None if lean is None or kernel is None else _stepper(lean, layers, loaded)
+        layers, kernel, stepper = _compiled(loaded, lean, layers, kinds)
         adapters = _install_adapters(loaded, lean)
         if device.type == "cuda":
             # What merging the weights left unused goes back to the device.
@@ -136,17 +135,20 @@ def _make_text_runner(
     return Seq2SeqRunner(model, relative=has_relative_positions(model.config)), pool, None
 
 
-def _decode_kernel(
-    layers: list[LayerSpec], kinds: list[AttentionKind], *, half: bool
-) -> tuple[list[LayerSpec], DecodeAttention | None]:
-    """The compiled attention, where all layers can have it; they then store fp16 where they may (`half`)."""
+def _compiled(
+    loaded: LoadedModel, lean: LeanDecoder | None, layers: list[LayerSpec], kinds: list[AttentionKind]
+) -> tuple[list[LayerSpec], DecodeAttention | None, DecoderStep | None]:
+    """What is compiled for rows that decode: whole steps, or their attention where the model or its adapters need
+    operators; and what the layers store for it, which is fp16 where it may be."""
     if any(layer.dtype != torch.float32 or layer.device.type != "cpu" for layer in layers):
-        return layers, None
-    stored = torch.float16 if half and all(kind.plain for kind in kinds) else torch.float32
-    kernel = load_decode_attention(stored)
-    if kernel is None:
-        return layers, None
-    return [replace(layer, dtype=stored) for layer in layers], kernel
+        return layers, None, None
+    half = loaded.half_cache and all(kind.plain for kind in kinds)
+    stored = [replace(layer, dtype=torch.float16 if half else torch.float32) for layer in layers]
+    stepper = None if lean is None else _stepper(lean, stored, loaded)
+    if stepper is not None and not loaded.adapters:
+        return stored, None, stepper
+    kernel = load_decode_attention(stored[0].dtype)
+    return (layers, None, None) if kernel is None else (stored, kernel, stepper)
 
 
 def _install_adapters(loaded: LoadedModel, lean: LeanDecoder | None) -> Adapters | None:

@@ -111,6 +111,9 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     native = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
     form = NumberFormat(devices.choose_dtype(options.dtype, native, device))
     native = native or torch.float32
+    if device.type == "cpu":
+        # Compiled the first time on a machine, which takes seconds.
+        progress("kernels", 0.0, 0.0)
     if device.type == "cpu" and native in _SIXTEEN_BITS and not stored and not options.quantization:
         form = _measured_format(folder, config, form.dtype if options.dtype not in {"", "auto"} else None)
     placement = place(options, device)

@@ -17,10 +17,11 @@ from daemon.engines.transformers.kv_store import LayerSpec
 from daemon.engines.transformers.lean import LeanDecoder, Norm
 from daemon.engines.transformers.products import packed_parts
 
-_STEP = 27
+_STEP = 26
 """The kernel's places before what the model's weights are, whose module cannot be imported where there is no numba."""
-_FIXED = 9
+_FIXED = 8
 """Of those, the ones that no step changes."""
+_STORES = {torch.float16: "fp16", torch.float32: "fp32"}
 Slabs = Sequence[Sequence[torch.Tensor]]
 
 
@@ -170,12 +171,11 @@ def build_step(lean: LeanDecoder, layers: Sequence[LayerSpec]) -> DecoderStep | 
     kinds = {panels.kind for panels, _ in packed}
     if len(packed) < len(found_parts) or len(kinds) != 1 or not _is_of_one_kind(lean, layers):
         return None
-    found = load_kernel("decoder_step", kinds.pop())
+    found = load_kernel("decoder_step", kinds.pop(), _STORES[layers[0].dtype])
     if found is None:
         return None
     numbers = torch.tensor([lean.norm.eps, lean.layers[0].kind.scale], dtype=torch.float32)
-    half = int(layers[0].dtype == torch.float16)
-    model = [len(layers), lean.width, lean.heads, lean.kv_heads, lean.dim, lean.inner, half]
+    model = [len(layers), lean.width, lean.heads, lean.kv_heads, lean.dim, lean.inner]
     model += [numbers.data_ptr(), numbers.data_ptr() + 4]
     held: list[object] = [numbers]
     places = iter([_product(parts, held) for parts in packed])
@@ -196,7 +196,7 @@ def _is_of_one_kind(lean: LeanDecoder, layers: Sequence[LayerSpec]) -> bool:
         and all(norm.weight.dtype == torch.float32 and norm.eps == lean.norm.eps for norm in (lean.norm, *norms))
         and all(spec == layers[0] for spec in layers)
         and layers[0].key_dim == layers[0].value_dim == lean.dim
-        and layers[0].dtype in {torch.float16, torch.float32}
+        and layers[0].dtype in _STORES
         and layers[0].device.type == "cpu"
         and lean.dim % 2 == 0
         and lean.inner % COLUMNS == 0

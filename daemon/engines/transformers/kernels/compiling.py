@@ -26,9 +26,12 @@ thread_number = types.ExternalFunction(THREAD, types.int32())
 thread_count = types.ExternalFunction(THREADS, types.int32())
 barrier = types.ExternalFunction(BARRIER, types.void())
 """Waits for all threads of the team; memory that they wrote before it can be read behind it."""
-OPTIONS: dict[str, Any] = {"fastmath": {"nsz", "contract", "reassoc"}, "error_model": "numpy"}
+_ARITHMETIC: dict[str, Any] = {"fastmath": {"nsz", "contract", "reassoc"}, "error_model": "numpy"}
 """Sums in any order, so that they fill vectors; infinities and NaNs stay what they are."""
-KEPT: dict[str, Any] = {**OPTIONS, "cache": True}
+INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Of functions that only other compiled ones call: what Python would call them by takes as long to compile."""
+OPTIONS: dict[str, Any] = {**_ARITHMETIC, **INNER}
+KEPT: dict[str, Any] = {**_ARITHMETIC, "cache": True}
 """Of the kernels themselves, into which everything else is compiled."""
 SIGNATURE = types.void(types.CPointer(types.int64))
 F = np.float32

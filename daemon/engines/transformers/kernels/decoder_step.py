@@ -13,8 +13,6 @@ import numpy as np
 from numba import carray, cfunc, njit
 
 from daemon.engines.transformers.kernels.compiling import (
-    FP16,
-    FP32,
     KEPT,
     KINDS,
     OPTIONS,
@@ -34,17 +32,16 @@ from daemon.engines.transformers.kernels.decode_attention import attend_head
 from daemon.engines.transformers.kernels.products import PANELS, PLACES, padded, panel_product, product, quantize_rows
 from daemon.engines.transformers.kernels.tiles import COLUMNS
 
-# The table's places. What the model is: HALF says that the store is in fp16, EPS and SCALE are addresses of fp32
-# numbers.
-LAYERS, WIDTH, HEADS, KV_HEADS, DIM, INNER, HALF, EPS, SCALE = 0, 1, 2, 3, 4, 5, 6, 7, 8
+# The table's places. What the model is: EPS and SCALE are addresses of fp32 numbers.
+LAYERS, WIDTH, HEADS, KV_HEADS, DIM, INNER, EPS, SCALE = 0, 1, 2, 3, 4, 5, 6, 7
 # What the step is: the addresses of the rows' slots and positions, and of which of the step's slabs each is in; the
 # tables of the rotation, [position, DIM]; the slabs, [layer, SLABS] of KV_PLACES numbers each.
-ROWS, SLOTS, POSITIONS, SLAB, COS, SIN, SLABS, STORE = 9, 10, 11, 12, 13, 14, 15, 16
+ROWS, SLOTS, POSITIONS, SLAB, COS, SIN, SLABS, STORE = 8, 9, 10, 11, 12, 13, 14, 15
 # What it works with: [ROWS, ...] for the rows themselves, their normalised form, the attention's inputs and answers,
 # the inner activations; for int8 the whole numbers of the widest and their steps; EACH numbers for each thread.
-X, NORMED, QKV, MIXED, ACTIVE, CODES, STEPS, SCRATCH, EACH, LOGITS = 17, 18, 19, 20, 21, 22, 23, 24, 25, 26
+X, NORMED, QKV, MIXED, ACTIVE, CODES, STEPS, SCRATCH, EACH, LOGITS = 16, 17, 18, 19, 20, 21, 22, 23, 24, 25
 # The last norm's weights, the output layer, then the layers, LAYER numbers each.
-NORM, HEAD, FIRST = 27, 28, 28 + PLACES
+NORM, HEAD, FIRST = 26, 27, 27 + PLACES
 # A layer's places: addresses of the norms' weights (0 for none), products, and its window (0 for none).
 QKV_NORM, QKV_PRODUCT, QUERY_NORM, KEY_NORM = 0, 1, 1 + PLACES, 2 + PLACES
 OUT_PRODUCT, MLP_NORM = 3 + PLACES, 3 + 2 * PLACES
@@ -53,6 +50,8 @@ LAYER = 5 + 4 * PLACES
 # A slab's: the addresses of K and V, and the strides of slots and heads, in numbers; they are the same for both.
 KEYS, VALUES, SLOT, HEAD_STRIDE = 0, 1, 2, 3
 KV_PLACES = 4
+# What a product does with what is there. Of this type, since functions are compiled anew for each plain constant.
+NOTHING, ADD = np.int64(0), np.int64(1)
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
@@ -122,14 +121,11 @@ def _attend(table: Any, layer: Any, number: Any, row: Any, head: Any, scratch: A
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def _attention(table: Any, layer: Any, number: Any) -> None:
+def _attention(table: Any, layer: Any, number: Any, kept: Any) -> None:
     """The calling thread's part: every so manyth K/V head of all rows."""
     scratch, heads = table[SCRATCH] + 4 * thread_number() * table[EACH], table[KV_HEADS]
     for item in range(thread_number(), table[ROWS] * heads, thread_count()):
-        if table[HALF] != 0:
-            _attend(table, layer, number, item // heads, item % heads, scratch, FP16)
-        else:
-            _attend(table, layer, number, item // heads, item % heads, scratch, FP32)
+        _attend(table, layer, number, item // heads, item % heads, scratch, kept)
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
@@ -173,13 +169,13 @@ def _gate_up(kind: Any, table: Any, at: Any) -> None:
     """Both halves of the product by the same thread, and the activation upon them; ready when it returns."""
     width, inner, rows = table[WIDTH], table[INNER], table[ROWS]
     source, stride = _input(kind, table, table[NORMED], width), padded(kind, width)
-    half = table[at + PANELS] // 2
+    half, wide = table[at + PANELS] // 2, np.int64(COLUMNS)
     gate = table[SCRATCH] + 4 * thread_number() * table[EACH]
     up = gate + 4 * COLUMNS * rows
     first, end = share(half)
     for panel in range(first, end):
-        panel_product(kind, table, at, panel, source, stride, rows, table[STEPS], gate, COLUMNS, 0)
-        panel_product(kind, table, at, half + panel, source, stride, rows, table[STEPS], up, COLUMNS, 0)
+        panel_product(kind, table, at, panel, source, stride, rows, table[STEPS], gate, wide, NOTHING)
+        panel_product(kind, table, at, half + panel, source, stride, rows, table[STEPS], up, wide, NOTHING)
         for row in range(rows):
             place = 4 * COLUMNS * row
             out = floats(table[ACTIVE] + 4 * (row * inner + COLUMNS * panel), COLUMNS)
@@ -187,9 +183,9 @@ def _gate_up(kind: Any, table: Any, at: Any) -> None:
     barrier()
 
 
-def compiled(name: str) -> Any:
-    """The kernel for weights of this kind."""
-    kind = KINDS[name]
+def compiled(weights: str, cache: str) -> Any:
+    """The kernel for weights and for a store of these kinds."""
+    kind, kept = KINDS[weights], KINDS[cache]
 
     @cfunc(SIGNATURE, **KEPT)  # type: ignore[untyped-decorator]
     def decoder_step(data: Any) -> None:
@@ -201,16 +197,16 @@ def compiled(name: str) -> Any:
             layer = FIRST + LAYER * number
             _norm_rows(table, table[layer + QKV_NORM])
             barrier()
-            _product(kind, table, layer + QKV_PRODUCT, table[NORMED], width, table[QKV], 0)
-            _attention(table, layer, number)
+            _product(kind, table, layer + QKV_PRODUCT, table[NORMED], width, table[QKV], NOTHING)
+            _attention(table, layer, number, kept)
             barrier()
-            _product(kind, table, layer + OUT_PRODUCT, table[MIXED], answers, table[X], 1)
+            _product(kind, table, layer + OUT_PRODUCT, table[MIXED], answers, table[X], ADD)
             _norm_rows(table, table[layer + MLP_NORM])
             barrier()
             _gate_up(kind, table, layer + GATE_UP)
-            _product(kind, table, layer + DOWN, table[ACTIVE], table[INNER], table[X], 1)
+            _product(kind, table, layer + DOWN, table[ACTIVE], table[INNER], table[X], ADD)
         _norm_rows(table, table[NORM])
         barrier()
-        _product(kind, table, HEAD, table[NORMED], width, table[LOGITS], 0)
+        _product(kind, table, HEAD, table[NORMED], width, table[LOGITS], NOTHING)
 
     return decoder_step

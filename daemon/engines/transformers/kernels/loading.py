@@ -10,8 +10,8 @@ from daemon.engines.transformers.kernels.team import Team, find_team
 log = logging.getLogger("fcd.engine")
 
 
-def load_kernel(name: str, kind: str) -> tuple[Team, int] | None:
-    """The team that runs it, and the address of what one of this package's modules compiles for numbers of a kind.
+def load_kernel(name: str, *kinds: str) -> tuple[Team, int] | None:
+    """The team that runs it, and the address of what one of this package's modules compiles for numbers of some kinds.
 
     The first time on a machine takes seconds. None where numba or PyTorch's threads cannot be had: PyTorch's own
     operators do the same then.
@@ -25,10 +25,10 @@ def load_kernel(name: str, kind: str) -> tuple[Team, int] | None:
 
         prepare(team)
         module = importlib.import_module(f"daemon.engines.transformers.kernels.{name}")
-        return team, int(module.compiled(kind).address)
+        return team, int(module.compiled(*kinds).address)
     except ImportError as error:
         log.info("no compiled kernels: %s", error)
         return None
     except Exception:
-        log.warning("the kernel %s cannot be compiled here for %s", name, kind, exc_info=True)
+        log.warning("the kernel %s cannot be compiled here for %s", name, kinds, exc_info=True)
         return None

@@ -19,6 +19,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from daemon.engines.transformers.kernels.compiling import INNER
+
 COLUMNS = 16
 ROWS = 6
 """The most of a tile: sums, weights and one number of a row fill AVX2's sixteen registers."""
@@ -237,7 +239,7 @@ def _tile(
 
 
 # Not as the others, whose arithmetic may be done in any order; unless it is said, it is as whoever calls wants it.
-@njit(fastmath=False, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(fastmath=False, error_model="numpy", **INNER)  # type: ignore[untyped-decorator]
 def multiply(
     kind: Any,
     rows: Any,
