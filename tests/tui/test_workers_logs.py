@@ -108,7 +108,8 @@ def test_loading_shows_progress_and_failure() -> None:
     async def scene(daemon: FakeDaemon, app: FcdApp, pilot: Pilot[None]) -> None:
         screen = workers_screen(app)
         daemon.gate = asyncio.Event()
-        daemon.load_script = [PROGRESS, LoadEvent("error", error="It does not fit.")]
+        begun = LoadEvent("progress", "guide-mini", progress=PROGRESS.progress)
+        daemon.load_script = [begun, LoadEvent("error", error="It does not fit.")]
         await pilot.press("l")
         await wait_until(pilot, lambda: app.screen is not screen)
         await pilot.press(*"mini", "enter")
@@ -117,6 +118,45 @@ def test_loading_shows_progress_and_failure() -> None:
         assert ("load", "guide-mini") in daemon.calls
         daemon.gate.set()
         await wait_until(pilot, lambda: any("does not fit" in note.message for note in app._notifications))
+
+    play("f5", scene)
+
+
+def test_a_folder_s_load_has_one_line_under_the_name_that_it_got() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, pilot: Pilot[None]) -> None:
+        screen = workers_screen(app)
+        path, step = "/models/vicuna", PROGRESS.progress
+        daemon.gate = asyncio.Event()
+        begun = LoadEvent("progress", "vicuna", progress=step)
+        daemon.load_script = [begun, LoadEvent("error", "vicuna", error="It does not fit.")]
+
+        def lines() -> list[str]:
+            return [line for line in str(screen.query_one("#loads", Static).visual).splitlines() if "vicuna" in line]
+
+        await pilot.press("l")
+        await wait_until(pilot, lambda: app.screen is not screen)
+        await pilot.press(*path, "enter")
+        await wait_until(pilot, lambda: bool(lines()) and path not in lines()[0])
+        daemon.known.append(WorkerInfo("vicuna", ["vicuna"], "loading", progress=step))
+        await wait_until(pilot, lambda: screen.table.row_count == 5)
+        assert len(lines()) == 1
+        daemon.known[-1] = WorkerInfo("vicuna", ["vicuna"], "failed", error="It does not fit.")
+        daemon.gate.set()
+        await wait_until(pilot, lambda: any("does not fit" in note.message for note in app._notifications))
+        await wait_until(pilot, lambda: not lines())
+
+    play("f5", scene)
+
+
+def test_the_interface_is_left_while_a_model_loads() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, pilot: Pilot[None]) -> None:
+        screen = workers_screen(app)
+        daemon.gate = asyncio.Event()
+        daemon.load_script = [LoadEvent("progress", "guide-mini", progress=PROGRESS.progress)]
+        await pilot.press("l")
+        await wait_until(pilot, lambda: app.screen is not screen)
+        await pilot.press(*"mini", "enter")
+        await wait_until(pilot, lambda: "guide-mini" in str(screen.query_one("#loads", Static).visual))
 
     play("f5", scene)
 

@@ -55,20 +55,26 @@ class WorkerActions(DOMNode):
         me = self._me
         me.failures.pop(model, None)
         me.loads[model] = "asked for"
+        name = model
         try:
             async with aclosing(cast("Any", me.fcd.load(model))) as events:
                 async for event in events:
+                    if event.model and event.model != name:
+                        # A folder's path, or an alias: the table has its worker under this.
+                        me.loads[event.model] = me.loads.pop(name, "asked for")
+                        me.failures.pop(event.model, None)
+                        name = event.model
                     if event.type == "error":
-                        me.failures[model] = event.error
+                        me.failures[name] = event.error
                         me.notify(event.error, title=f"{model} is not loaded", severity="error", markup=False)
                     elif event.progress is not None:
-                        me.loads[model] = me.progress_words(model, event.progress)
+                        me.loads[name] = me.progress_words(name, event.progress)
                         me.draw_loads()
         except FcdError as error:
-            me.failures[model] = error.message
+            me.failures[name] = error.message
             self._refused(error, f"{model} is not loaded")
         finally:
-            me.loads.pop(model, None)
+            me.loads.pop(name, None)
             me.draw()
 
     def action_stop_worker(self) -> None:

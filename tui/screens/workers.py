@@ -111,6 +111,8 @@ class WorkersScreen(WorkerActions, Screen[None]):
 
     def draw(self) -> None:
         """Draw all of it from what the link knows."""
+        if not self.query(DataTable):
+            return  # the interface is being left
         table, workers = self.table, self._workers()
         row = table.cursor_row
         table.clear()
