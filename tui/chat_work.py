@@ -101,7 +101,7 @@ class ChatWork:
                 return
             target = asked
         name, form = split_target(target)
-        path = _at_home(name)
+        path = at_home(name)
         data = b"".join([piece async for piece in self._app.link.connected().export_chats(form, [info.id])])
         try:
             with path.open("xb") as file:
@@ -124,7 +124,7 @@ class ChatWork:
         if not name:
             return
         try:
-            data = read_text(_at_home(name))
+            data = read_text(at_home(name))
         except ValueError as error:
             self._app.notify(str(error), severity="error", markup=False)
             return
@@ -141,7 +141,7 @@ def split_target(target: str) -> tuple[str, ChatFormat]:
     return target.strip(), _BY_SUFFIX.get(Path(target.strip()).suffix.lower(), "markdown")
 
 
-def _at_home(name: str) -> Path:
+def at_home(name: str) -> Path:
     """With `~` as a shell reads it; left as it is where nobody has that home."""
     try:
         return Path(name).expanduser()
@@ -155,7 +155,7 @@ def _is_there(path: Path) -> str:
 
 def _taken(target: str) -> str:
     """Why nothing can be written there, or nothing."""
-    path = _at_home(split_target(target)[0])
+    path = at_home(split_target(target)[0])
     try:
         return _is_there(path) if path.exists() else ""
     except OSError as error:
@@ -165,7 +165,7 @@ def _taken(target: str) -> str:
 def _unreadable(name: str) -> str:
     """Why this file cannot be taken in, or nothing."""
     try:
-        read_text(_at_home(name))
+        read_text(at_home(name))
     except ValueError as error:
         return str(error)
     return ""

@@ -69,6 +69,9 @@ class FakeArena:
         self.votes = list(VOTES)
         self.imported: list[bytes] = []
         self.refuse: FcdError | None = None
+        self.refuse_files: FcdError | None = None
+        """Why nothing is exported or taken in."""
+        self.hold_export: asyncio.Event | None = None
         self._events: asyncio.Queue[BattleEvent | FcdError | None] = asyncio.Queue()
 
     def begin(self, prompt: str) -> None:
@@ -225,9 +228,15 @@ class FakeArenaClient:
 
     async def arena_export(self, form: str, query: LeaderboardQuery | None = None) -> AsyncIterator[bytes]:
         self._arena.calls.append(("export", form))
+        if self._arena.refuse_files is not None:
+            raise self._arena.refuse_files
         yield b'{"a": 1}\n'
+        if self._arena.hold_export is not None:
+            await self._arena.hold_export.wait()
         yield b'{"b": 2}\n'
 
     async def arena_import(self, data: bytes, form: str = "auto") -> ImportReport:
+        if self._arena.refuse_files is not None:
+            raise self._arena.refuse_files
         self._arena.imported.append(data)
         return ImportReport(data.count(b"\n"), 1, 1, {"no outcome": 1})

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from fcd.errors import ApiError, FcdError
 from fcd.wire.admin import DaemonEvent
@@ -19,7 +20,7 @@ from tui import board as text
 from tui.app import FcdApp
 from tui.glyphs import ASCII, UNICODE, Glyphs
 from tui.screens.arena import ArenaScreen
-from tui.widgets.arena_dialogs import VoteView
+from tui.widgets.arena_dialogs import LineAction, VoteView
 
 Scene = Callable[[FakeDaemon, FcdApp, ArenaScreen, "Pilot[None]"], Awaitable[None]]
 
@@ -106,16 +107,68 @@ def test_export_and_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (tmp_path / "votes.jsonl").write_text("{}\n{}\n")
 
     async def scene(daemon: FakeDaemon, app: FcdApp, screen: ArenaScreen, pilot: Pilot[None]) -> None:
-        for _ in range(2):
+        for again in range(2):
             await pilot.press("e", *"everything", "enter")
             await wait_until(pilot, lambda: "Write to" in rows(app))
-            await pilot.press("enter")
+            if again:
+                await pilot.press("enter")
+                await wait_until(pilot, lambda: "is there already; give another name." in rows(app))
+                await pilot.press("end", "2", "enter")
+            else:
+                await pilot.press("enter")
             await wait_until(pilot, lambda: app.screen is screen)
-        await wait_until(pilot, lambda: any("there already" in note.message for note in app._notifications))
-        assert (tmp_path / "arena-battles.jsonl").read_bytes() == b'{"a": 1}\n{"b": 2}\n'
+        for name in ("arena-battles.jsonl", "arena-battles.jsonl2"):
+            assert (tmp_path / name).read_bytes() == b'{"a": 1}\n{"b": 2}\n'
         await pilot.press("i", *"votes.jsonl", "enter")
         await wait_until(pilot, lambda: any("2 votes added" in note.message for note in app._notifications))
         assert daemon.arena.imported == [b"{}\n{}\n"]
+        await wait_until(pilot, lambda: app.screen is screen)
+
+    play(scene)
+
+
+def test_what_the_daemon_refuses_to_export_or_import_stays_to_be_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "votes.jsonl").write_text("{}\n")
+    refused = ApiError(503, "The disk of the daemon is full.", code="storage")
+
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ArenaScreen, pilot: Pilot[None]) -> None:
+        for keys, typed in ((["e", *"everything", "enter"], "mine.jsonl"), (["i"], "votes.jsonl")):
+            daemon.arena.refuse_files = refused
+            await pilot.press(*keys)
+            await wait_until(pilot, lambda: isinstance(app.screen, LineAction))
+            window = app.screen
+            window.query_one(Input).value = ""
+            await pilot.press(*typed, "enter")
+            await wait_until(pilot, lambda: "The disk of the daemon is full." in rows(app))
+            assert (app.screen, window.query_one(Input).value) == (window, typed)
+            assert not (tmp_path / "mine.jsonl").exists()
+            daemon.arena.refuse_files = None
+            await pilot.press("enter")
+            await wait_until(pilot, lambda: app.screen is screen)
+            if typed == "mine.jsonl":
+                assert (tmp_path / typed).read_bytes()
+                (tmp_path / typed).unlink()
+        assert daemon.arena.imported == [b"{}\n"]
+
+    play(scene)
+
+
+def test_an_export_says_how_far_it_is_and_ends_with_its_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ArenaScreen, pilot: Pilot[None]) -> None:
+        daemon.arena.hold_export = asyncio.Event()
+        await pilot.press("e", *"everything", "enter")
+        await wait_until(pilot, lambda: "Write to" in rows(app))
+        await pilot.press("enter")
+        await wait_until(pilot, lambda: "written   esc stops it" in rows(app))
+        assert (tmp_path / "arena-battles.jsonl").exists()
+        await pilot.press("escape")
+        await wait_until(pilot, lambda: app.screen is screen)
+        await wait_until(pilot, lambda: not (tmp_path / "arena-battles.jsonl").exists())
 
     play(scene)
 

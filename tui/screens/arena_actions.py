@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from textual import work
@@ -12,6 +13,8 @@ from textual.content import Content
 from fcd.errors import FcdError
 from fcd.wire.arena import ExportFormat
 from tui import board as text
+from tui import formats
+from tui.chat_work import at_home
 
 if TYPE_CHECKING:
     from textual.screen import Screen
@@ -114,7 +117,7 @@ class ArenaActions(_Base):
 
     @work(exclusive=True, group="picker")
     async def action_export_votes(self) -> None:
-        from tui.widgets.arena_dialogs import AskLine
+        from tui.widgets.arena_dialogs import LineAction
         from tui.widgets.pickers import Picker
 
         me = self._me
@@ -123,15 +126,13 @@ class ArenaActions(_Base):
             for name, (_, words) in _FORMATS.items()
         ]
         form = await me.fcd.push_screen_wait(Picker("Export as", options, hint="enter choose   esc close"))
-        if form is None:
-            return
-        path = await me.fcd.push_screen_wait(AskLine("Write to", f"arena-{form}.{_FORMATS[form][0]}"))
-        if path is not None:
-            self._export(cast("ExportFormat", form), Path(path).expanduser())
+        if form is not None:
+            export = partial(self._export, cast("ExportFormat", form))
+            await me.fcd.push_screen_wait(LineAction("Write to", export, value=f"arena-{form}.{_FORMATS[form][0]}"))
 
-    @work(group="export")
-    async def _export(self, form: ExportFormat, path: Path) -> None:
-        me = self._me
+    async def _export(self, form: ExportFormat, name: str, say: Callable[[str], None]) -> str:
+        """Why nothing was exported, if so; a file that is not complete is removed again."""
+        me, path = self._me, at_home(name)
         size = 0
         try:
             query = text.make_query(me.typed, me.fcd.now())
@@ -139,31 +140,30 @@ class ArenaActions(_Base):
                 try:
                     async for piece in me.fcd.link.connected().arena_export(form, query):
                         size += file.write(piece)
+                        say(f"{formats.size(size)} written")
                 except BaseException:
                     path.unlink(missing_ok=True)
                     raise
         except FileExistsError:
-            me.notify(f"{path} is there already; give another name.", severity="warning", markup=False)
+            return f"{path} is there already; give another name."
         except OSError as error:
-            me.notify(f"{path} cannot be written: {error.strerror}", severity="error", markup=False)
+            return f"{path} cannot be written: {error.strerror}"
         except FcdError as error:
-            me.notify(str(error), title="Nothing was exported", severity="error", markup=False)
-        else:
-            me.notify(f"Wrote {size} bytes to {path.absolute()}", markup=False)
+            return f"Nothing was exported. {error}"
+        me.notify(f"Wrote {size} bytes to {path.absolute()}", markup=False)
+        return ""
 
     @work(exclusive=True, group="picker")
     async def action_import_votes(self) -> None:
-        from tui.widgets.arena_dialogs import AskLine
+        from tui.widgets.arena_dialogs import LineAction
 
-        me = self._me
         hint = "FastChat's logs, exported battles, JSON or JSON lines   enter take in   esc close"
-        path = await me.fcd.push_screen_wait(AskLine("File with votes", hint=hint))
-        if path is not None:
-            self._import(Path(path).expanduser())
+        stop = "esc stops it; what is in stays"
+        await self._me.fcd.push_screen_wait(LineAction("File with votes", self._import, hint=hint, stop=stop))
 
-    @work(group="import")
-    async def _import(self, path: Path) -> None:
-        me = self._me
+    async def _import(self, name: str, say: Callable[[str], None]) -> str:
+        """Why not all of the file came in, if so."""
+        me, path = self._me, at_home(name)
         added = duplicates = refused = 0
         reasons: dict[str, int] = {}
         try:
@@ -174,13 +174,15 @@ class ArenaActions(_Base):
                 refused += report.refused
                 for reason, count in report.reasons.items():
                     reasons[reason] = reasons.get(reason, 0) + count
+                say(f"{added} votes added, {duplicates} were there, {refused} refused")
         except OSError as error:
-            me.notify(f"{path} cannot be read: {error.strerror}", severity="error", markup=False)
-            return
+            return f"{path} cannot be read: {error.strerror}"
         except FcdError as error:
-            me.notify(str(error), title=f"{added} votes came in before", severity="error", markup=False)
-            return
+            return str(error) + (f"\n{added} votes came in before." if added else "")
+        finally:
+            if added and me.is_attached:
+                me.read()
         most = sorted(reasons.items(), key=lambda each: -each[1])[:4]
         why = "".join(f"\n{count}: {reason}" for reason, count in most)
         me.notify(f"{added} votes added, {duplicates} were there, {refused} refused.{why}", timeout=8, markup=False)
-        me.read()
+        return ""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
-from textual import on
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Grid, Horizontal, Vertical, VerticalScroll
@@ -70,27 +70,61 @@ class Filters(Form[dict[str, str] | None]):
         self.dismiss({name: text for name, text in typed.items() if text})
 
 
-class AskLine(ModalScreen[str | None]):
-    """One line of text."""
+Act = Callable[[str, Callable[[str], None]], Awaitable[str]]
+"""Does something with one line of text: gives why it could not be done, or nothing. It may say how far it is."""
+
+
+class LineAction(ModalScreen[None]):
+    """Asks for one line of text and stays until that is dealt with: what was refused stays, with the reason.
+
+    Leaving the window cancels what is being done.
+    """
 
     BINDINGS = [Binding("escape", "dismiss(None)", "close", priority=True)]
 
-    def __init__(self, title: str, value: str = "", hint: str = "") -> None:
+    def __init__(self, title: str, act: Act, *, value: str = "", hint: str = "", stop: str = "esc stops it") -> None:
         super().__init__()
         self._title = title
+        self._act = act
         self._value = value
-        self._hint = hint
+        self._hint = hint or "enter go on   esc close"
+        self._stop = stop
+        self._busy = False
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
             yield Label(self._title, classes="dialog-title")
             yield Input(self._value, compact=True)
-            yield Static(self._hint or "enter go on   esc close", classes="dialog-hint", markup=False)
+            yield Static("", classes="dialog-refusal", markup=False)
+            yield Static(self._hint, classes="dialog-hint", markup=False)
 
     @on(Input.Submitted)
     def _given(self, event: Input.Submitted) -> None:
-        if event.value.strip():
-            self.dismiss(event.value.strip())
+        if event.value.strip() and not self._busy:
+            self._busy = True
+            self._do(event.value.strip())
+
+    @work
+    async def _do(self, value: str) -> None:
+        self._refuse("")
+        self._say("begun")
+        why = await self._act(value, self._say)
+        self._busy = False
+        if not self.is_current:
+            return
+        if not why:
+            self.dismiss(None)
+            return
+        self._refuse(why)
+        self.query_one(".dialog-hint", Static).update(self._hint)
+
+    def _refuse(self, why: str) -> None:
+        line = self.query_one(".dialog-refusal", Static)
+        line.display = bool(why)
+        line.update(why)
+
+    def _say(self, words: str) -> None:
+        self.query_one(".dialog-hint", Static).update(f"{words}   {self._stop}")
 
 
 class Sheet(ModalScreen[None]):
