@@ -92,6 +92,24 @@ def test_presets_are_kept_by_the_daemon_and_taken() -> None:
     play(scene)
 
 
+def test_an_empty_preset_is_refused() -> None:
+    async def scene(daemon: FakeDaemon, app: FcdApp, screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await pilot.press("ctrl+t")
+        await wait_until(pilot, lambda: app.screen is not screen)
+        panel = app.screen
+        await pilot.press("space", "ctrl+e")
+        await wait_until(pilot, lambda: "nothing here to keep" in str(panel.query_one("#param-help", Static).visual))
+        assert app.screen is panel
+        await pilot.press("tab", *"0.5", "ctrl+e")
+        await wait_until(pilot, lambda: app.screen is not panel)
+        await pilot.press(*"warm", "enter")
+        await wait_until(pilot, lambda: app.screen is panel)
+        (preset,) = await daemon.chats.service.presets()
+        assert (preset.system, preset.params) == ("", {"temperature": 0.5})
+
+    play(scene)
+
+
 def test_presets_are_removed_and_profiles_of_the_config_are_taken() -> None:
     profile = ModelSettings(path="somewhere", system="You are a pirate.", temperature=1.2, stop=["Arr"])
     settings = Settings(models={"pirate": profile, "plain": ModelSettings(path="elsewhere")})

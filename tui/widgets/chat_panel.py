@@ -18,6 +18,8 @@ from tui.widgets.presets import choose_preset
 if TYPE_CHECKING:
     from tui.app import FcdApp
 
+_EMPTY = "A preset needs a system prompt or a parameter: there is nothing here to keep."
+
 
 class ChatPanel(Panel):
     """Gives the system prompt and the parameters, or None."""
@@ -64,6 +66,9 @@ class ChatPanel(Panel):
             return
         read = self.read()
         if read is None:
+            return
+        if not any(read):
+            self.query_one("#param-help", Static).update(_EMPTY)
             return
         name = await self.fcd.push_screen_wait(Ask("Keep this as preset", placeholder="name"))
         if not name:
