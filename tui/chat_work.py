@@ -94,7 +94,7 @@ class ChatWork:
         from tui.widgets.pickers import Ask
 
         if not target:
-            hint = "by its end: .md to read, .json everything; or FILE sharegpt, FILE fastchat   esc leave it"
+            hint = ".md to read, .json for all; or FILE sharegpt, FILE fastchat   esc close"
             name = f"chat-{info.id}.md"
             asked = await self._app.push_screen_wait(Ask("Write the chat to", name, hint=hint, refuse=_taken))
             if not asked:
@@ -117,7 +117,7 @@ class ChatWork:
         from tui.widgets.pickers import Ask
 
         if not name:
-            hint = "fcd's JSON, ChatGPT's conversations.json, ShareGPT, FastChat   esc leave it"
+            hint = "fcd's JSON, ChatGPT's conversations.json, ShareGPT, FastChat   esc close"
             window = Ask("Take in chats from", hint=hint, placeholder="FILE", refuse=_unreadable)
             asked = await self._app.push_screen_wait(window)
             name = asked or ""

@@ -157,7 +157,7 @@ class ArenaActions(_Base):
     async def action_import_votes(self) -> None:
         from tui.widgets.arena_dialogs import LineAction
 
-        hint = "FastChat's logs, exported battles, JSON or JSON lines   enter take in   esc close"
+        hint = "FastChat's logs, exported battles, JSON, JSON lines   esc close"
         stop = "esc stops it; what is in stays"
         await self._me.fcd.push_screen_wait(LineAction("File with votes", self._import, hint=hint, stop=stop))
 

@@ -68,7 +68,7 @@ class DownloadDialog(ModalScreen[None]):
             yield Input(placeholder="owner/name on the Hugging Face hub, or choose below", compact=True)
             yield OptionList(compact=True)
             yield Static(self._where, classes="dialog-hint", markup=False)
-            yield Static("enter begin, pause, go on   ^x cancel and remove what arrived   esc close",
+            yield Static("enter begin, pause, go on   ^x cancel, remove what came   esc close",
                          classes="dialog-hint", markup=False)  # fmt: skip
 
     async def on_mount(self) -> None:

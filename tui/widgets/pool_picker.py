@@ -47,7 +47,7 @@ class PoolPicker(ModalScreen[Choice | None]):
             yield Label("Battle", classes="dialog-title")
             yield OptionList(compact=True)
             yield Static("", id="pool-words", markup=False)
-            yield Static("space mark   enter blind, from the marked   n side by side, by name   esc close",
+            yield Static("space mark   enter blind, from the marked   n two by name   esc close",
                          classes="dialog-hint", markup=False)  # fmt: skip
 
     def on_mount(self) -> None:
