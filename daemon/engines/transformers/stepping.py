@@ -17,10 +17,12 @@ from daemon.engines.transformers.kv_store import LayerSpec
 from daemon.engines.transformers.lean import LeanDecoder, Norm
 from daemon.engines.transformers.products import packed_parts
 
-_STEP = 26
+_STEP = 27
 """The kernel's places before what the model's weights are, whose module cannot be imported where there is no numba."""
-_FIXED = 8
+_FIXED = 9
 """Of those, the ones that no step changes."""
+_MEETING = 32
+"""Integers by which the threads meet."""
 _STORES = {torch.float16: "fp16", torch.float32: "fp32"}
 Slabs = Sequence[Sequence[torch.Tensor]]
 
@@ -176,8 +178,9 @@ def build_step(lean: LeanDecoder, layers: Sequence[LayerSpec]) -> DecoderStep | 
         return None
     numbers = torch.tensor([lean.norm.eps, lean.layers[0].kind.scale], dtype=torch.float32)
     model = [len(layers), lean.width, lean.heads, lean.kv_heads, lean.dim, lean.inner]
-    model += [numbers.data_ptr(), numbers.data_ptr() + 4]
-    held: list[object] = [numbers]
+    meeting = torch.zeros(_MEETING, dtype=torch.int64)
+    model += [numbers.data_ptr(), numbers.data_ptr() + 4, meeting.data_ptr()]
+    held: list[object] = [numbers, meeting]
     places = iter([_product(parts, held) for parts in packed])
     weights: list[int] = []
     for layer in lean.layers:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,10 @@ _ARITHMETIC: dict[str, Any] = {"fastmath": {"nsz", "contract", "reassoc"}, "erro
 """Sums in any order, so that they fill vectors; infinities and NaNs stay what they are."""
 INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """Of functions that only other compiled ones call: what Python would call them by takes as long to compile."""
+MEETING = 32
+_SPINS = 4000
+"""Some 50 microseconds."""
+_give_way = types.ExternalFunction("sched_yield", types.int32())
 OPTIONS: dict[str, Any] = {**_ARITHMETIC, **INNER}
 KEPT: dict[str, Any] = {**_ARITHMETIC, "cache": True}
 """Of the kernels themselves, into which everything else is compiled."""
@@ -71,6 +76,79 @@ def _pointer(context: Any, address: Any, kind: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(target))
 
     return target(types.int64, kind), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _add_one(context: Any, address: Any) -> Any:
+    """To the 64-bit integer at an address, as one act among the threads; gives what was there."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", place, ir.Constant(ir.IntType(64), 1), "acq_rel")
+
+    return types.int64(types.int64), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _read(context: Any, address: Any) -> Any:
+    """The 64-bit integer at an address, and whatever its writer wrote before it."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.load_atomic(place, "acquire", 8)
+
+    return types.int64(types.int64), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _write(context: Any, address: Any, value: Any) -> Any:
+    """After all that was written before it."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        builder.store_atomic(arguments[1], place, "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), build
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _pause(context: Any) -> Any:
+    """Tell the processor that it waits."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if platform.machine() in {"x86_64", "AMD64"}:
+            module, name = builder.module, "llvm.x86.sse2.pause"
+            nothing = ir.FunctionType(ir.VoidType(), [])
+            builder.call(module.globals.get(name) or ir.Function(module, nothing, name), [])
+        return context.get_dummy_value()
+
+    return types.void(), build
+
+
+@njit(**OPTIONS)  # type: ignore[untyped-decorator]
+def meet(place: Any) -> None:
+    """Wait for all threads of the team, as `barrier` does, without going to sleep: within a step the others come soon.
+
+    Where they do not, somebody else wants their cores, and gets this one.
+
+    Args:
+        place: the address of MEETING zeroed 64-bit integers, kept from one step to the next: how many have come, and
+            on a cache line of its own how often all have.
+    """
+    turn = place + 8 * (MEETING // 2)
+    before = _read(turn)
+    if _add_one(place) == np.int64(thread_count()) - 1:
+        _write(place, 0)
+        _write(turn, before + 1)
+        return
+    spins = 0
+    while _read(turn) == before:
+        spins += 1
+        if spins < _SPINS:
+            _pause()
+        else:
+            _give_way()
 
 
 @intrinsic  # type: ignore[untyped-decorator]

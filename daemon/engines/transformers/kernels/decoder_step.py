@@ -18,11 +18,11 @@ from daemon.engines.transformers.kernels.compiling import (
     OPTIONS,
     SIGNATURE,
     F,
-    barrier,
     bytes_of,
     exponential,
     floats,
     integers,
+    meet,
     share,
     stored,
     thread_count,
@@ -32,16 +32,17 @@ from daemon.engines.transformers.kernels.decode_attention import attend_head
 from daemon.engines.transformers.kernels.products import PANELS, PLACES, padded, panel_product, product, quantize_rows
 from daemon.engines.transformers.kernels.tiles import COLUMNS
 
-# The table's places. What the model is: EPS and SCALE are addresses of fp32 numbers.
-LAYERS, WIDTH, HEADS, KV_HEADS, DIM, INNER, EPS, SCALE = 0, 1, 2, 3, 4, 5, 6, 7
+# The table's places. What the model is: EPS and SCALE are addresses of fp32 numbers, MEETING_PLACE is where the threads
+# meet.
+LAYERS, WIDTH, HEADS, KV_HEADS, DIM, INNER, EPS, SCALE, MEETING_PLACE = 0, 1, 2, 3, 4, 5, 6, 7, 8
 # What the step is: the addresses of the rows' slots and positions, and of which of the step's slabs each is in; the
 # tables of the rotation, [position, DIM]; the slabs, [layer, SLABS] of KV_PLACES numbers each.
-ROWS, SLOTS, POSITIONS, SLAB, COS, SIN, SLABS, STORE = 8, 9, 10, 11, 12, 13, 14, 15
+ROWS, SLOTS, POSITIONS, SLAB, COS, SIN, SLABS, STORE = 9, 10, 11, 12, 13, 14, 15, 16
 # What it works with: [ROWS, ...] for the rows themselves, their normalised form, the attention's inputs and answers,
 # the inner activations; for int8 the whole numbers of the widest and their steps; EACH numbers for each thread.
-X, NORMED, QKV, MIXED, ACTIVE, CODES, STEPS, SCRATCH, EACH, LOGITS = 16, 17, 18, 19, 20, 21, 22, 23, 24, 25
+X, NORMED, QKV, MIXED, ACTIVE, CODES, STEPS, SCRATCH, EACH, LOGITS = 17, 18, 19, 20, 21, 22, 23, 24, 25, 26
 # The last norm's weights, the output layer, then the layers, LAYER numbers each.
-NORM, HEAD, FIRST = 26, 27, 27 + PLACES
+NORM, HEAD, FIRST = 27, 28, 28 + PLACES
 # A layer's places: addresses of the norms' weights (0 for none), products, and its window (0 for none).
 QKV_NORM, QKV_PRODUCT, QUERY_NORM, KEY_NORM = 0, 1, 1 + PLACES, 2 + PLACES
 OUT_PRODUCT, MLP_NORM = 3 + PLACES, 3 + 2 * PLACES
@@ -143,7 +144,7 @@ def _input(kind: Any, table: Any, x: Any, width: Any) -> Any:
     if bytes_of(kind) != 1:
         return x
     quantize_rows(x, width, table[ROWS], width, table[CODES], table[STEPS])
-    barrier()
+    meet(table[MEETING_PLACE])
     return table[CODES]
 
 
@@ -152,7 +153,7 @@ def _product(kind: Any, table: Any, at: Any, x: Any, width: Any, out: Any, add: 
     """All threads', and ready when it returns."""
     source = _input(kind, table, x, width)
     product(kind, table, at, source, padded(kind, width), table[ROWS], table[STEPS], out, add)
-    barrier()
+    meet(table[MEETING_PLACE])
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
@@ -180,7 +181,7 @@ def _gate_up(kind: Any, table: Any, at: Any) -> None:
             place = 4 * COLUMNS * row
             out = floats(table[ACTIVE] + 4 * (row * inner + COLUMNS * panel), COLUMNS)
             _gated(floats(gate + place, COLUMNS), floats(up + place, COLUMNS), out)
-    barrier()
+    meet(table[MEETING_PLACE])
 
 
 def compiled(weights: str, cache: str) -> Any:
@@ -196,17 +197,17 @@ def compiled(weights: str, cache: str) -> Any:
         for number in range(table[LAYERS]):
             layer = FIRST + LAYER * number
             _norm_rows(table, table[layer + QKV_NORM])
-            barrier()
+            meet(table[MEETING_PLACE])
             _product(kind, table, layer + QKV_PRODUCT, table[NORMED], width, table[QKV], NOTHING)
             _attention(table, layer, number, kept)
-            barrier()
+            meet(table[MEETING_PLACE])
             _product(kind, table, layer + OUT_PRODUCT, table[MIXED], answers, table[X], ADD)
             _norm_rows(table, table[layer + MLP_NORM])
-            barrier()
+            meet(table[MEETING_PLACE])
             _gate_up(kind, table, layer + GATE_UP)
             _product(kind, table, layer + DOWN, table[ACTIVE], table[INNER], table[X], ADD)
         _norm_rows(table, table[NORM])
-        barrier()
+        meet(table[MEETING_PLACE])
         _product(kind, table, HEAD, table[NORMED], width, table[LOGITS], NOTHING)
 
     return decoder_step
