@@ -155,13 +155,20 @@ def cpu_has_bf16() -> bool:
 
 
 def packs_half() -> bool:
-    """Whether 16-bit weights are kept packed on this CPU: the engine compiles its products for Linux, where the
-    processor widens them quickly, and bfloat16 is the faster one where there are instructions for it."""
+    """Whether 16-bit weights are kept packed on this CPU: the engine compiles its products for them, and bfloat16 is
+    the faster one where there are instructions for it."""
+    return compiles_kernels() and not cpu_has_bf16()
+
+
+def compiles_kernels() -> bool:
+    """Whether the engine can compile kernels of its own here: on Linux, for processors that widen 16-bit numbers and
+    multiply 8-bit ones by themselves. For others the compiler would end the process."""
     if sys.platform != "linux" or importlib.util.find_spec("numba") is None:
         return False
-    words, kind = _cpu_words() or set(), platform.machine().lower()
-    widens = "avx2" in words if kind in ("x86_64", "amd64") else kind in ("aarch64", "arm64")
-    return widens and not cpu_has_bf16()
+    kind = platform.machine().lower()
+    if kind in ("x86_64", "amd64"):
+        return (_cpu_words() or set()) >= {"avx2", "f16c", "fma"}
+    return kind in ("aarch64", "arm64")
 
 
 def keeps_packed(dtype: str, native: str) -> bool:

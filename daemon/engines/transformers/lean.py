@@ -65,7 +65,7 @@ class Layer:
 
 
 class LeanDecoder:
-    """`hidden(ids, positions, step)` and `logits(hidden)` for packed tokens."""
+    """Logits of packed tokens."""
 
     def __init__(self, model: Any, layers: list[Layer], head: Product) -> None:
         config = model.config

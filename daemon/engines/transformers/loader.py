@@ -115,7 +115,7 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
         # Compiled the first time on a machine, which takes seconds.
         progress("kernels", 0.0, 0.0)
     if device.type == "cpu" and native in _SIXTEEN_BITS and not stored and not options.quantization:
-        form = _measured_format(folder, config, form.dtype if options.dtype not in {"", "auto"} else None)
+        form = _measured_format(folder, config, native, form.dtype if options.dtype not in {"", "auto"} else None)
     placement = place(options, device)
     family = _family(config, sees=processor is not None)
     model = _load_packed(folder, config, family, form, native, placement, options, progress) if form.packed else None
@@ -152,10 +152,11 @@ def _load(options: LoadOptions, progress: LoadProgress) -> LoadedModel:
     )
 
 
-def _measured_format(folder: Path, config: Any, wanted: torch.dtype | None) -> NumberFormat:
+def _measured_format(folder: Path, config: Any, native: torch.dtype, wanted: torch.dtype | None) -> NumberFormat:
     """What is faster on this CPU."""
     cache = resolve_paths().cache / "measured.json"
-    return choose_on_cpu(config, _file_bytes(folder), psutil.virtual_memory().available, cache, wanted)
+    free = psutil.virtual_memory().available
+    return choose_on_cpu(config, _file_bytes(folder), free, cache, wanted, stored=native)
 
 
 def _file_bytes(folder: Path) -> int:

@@ -8,6 +8,7 @@ int8 x int8, AVX2 the dequantised block at many rows), so it is measured once, s
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -220,9 +221,8 @@ class Joined:
     def __init__(self, product: Callable[[torch.Tensor], torch.Tensor], parts: int) -> None:
         self._product = product
         self._parts = parts
-        self._input: torch.Tensor | None = None
-        self._out: torch.Tensor | None = None
-        self._taken: set[int] = set()
+        self._mine = threading.local()
+        """Of each thread: what it last computed, of which input, and who has taken theirs."""
 
     def part(self, rows: torch.Tensor, source: torch.Tensor, number: int, start: int, stop: int) -> torch.Tensor:
         """Columns `start` to `stop` of the product.
@@ -231,14 +231,13 @@ class Joined:
             rows: `[n, in]`, a view of `source`, the tensor that the layer was given.
             number: which of the layers asks.
         """
-        if self._input is not source or number in self._taken or self._out is None:
-            self._input, self._out = source, self._product(rows)
-            self._taken = set()
-        self._taken.add(number)
-        out = self._out[:, start:stop].contiguous()
-        if len(self._taken) == self._parts:
-            self._input = self._out = None
-        return out
+        nothing: tuple[torch.Tensor | None, torch.Tensor | None, set[int]] = (None, None, set())
+        of, whole, taken = getattr(self._mine, "last", nothing)
+        if of is not source or number in taken or whole is None:
+            whole, taken = self._product(rows), set()
+        taken.add(number)
+        self._mine.last = (source, whole, taken) if len(taken) < self._parts else nothing
+        return whole[:, start:stop].contiguous()
 
 
 class LowBitLinear(LowBit):

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from daemon.engines.transformers.half import half_is_supported
 from daemon.engines.transformers.kernels.multiplying import multiplier
-from daemon.engines.transformers.kernels.panels import pack
+from daemon.engines.transformers.kernels.panels import KINDS, pack
 from fcd.machine import PACKED_HALF, fp32_fits
 
 log = logging.getLogger("fcd.engine")
@@ -64,6 +64,7 @@ def choose_on_cpu(
     wanted: torch.dtype | None = None,
     time_of: TimeOf | None = None,
     has_packed: bool | None = None,
+    stored: torch.dtype = torch.bfloat16,
 ) -> NumberFormat:
     """The format for a model whose files hold 16-bit numbers.
 
@@ -73,12 +74,13 @@ def choose_on_cpu(
         cache: the file that keeps what was measured; None measures each time.
         wanted: what `--dtype` names; None leaves it to this function.
         has_packed: whether there are compiled products for 16-bit weights; None tries.
+        stored: what the files hold.
     """
     if wanted == torch.float32:
         return NumberFormat(wanted)
-    if half_is_supported() if has_packed is None else has_packed:
+    if half_is_supported(stored) if has_packed is None else has_packed:
         plain = wanted or torch.bfloat16
-        found = _measured([PACKED, _name(plain)], config, weights, cache, time_of)
+        found = _measured([PACKED, _name(plain)], config, weights, cache, time_of, KINDS[stored])
         return NumberFormat(wanted or torch.float32, packed=True) if found == PACKED else NumberFormat(plain)
     if wanted is not None:
         return NumberFormat(wanted)
@@ -88,8 +90,10 @@ def choose_on_cpu(
     return NumberFormat(getattr(torch, _measured(["float32", "bfloat16"], config, weights, cache, time_of)))
 
 
-def _measured(kinds: list[str], config: Any, weights: int, cache: Path | None, time_of: TimeOf | None) -> str:
-    """The fastest of these kinds of product, from the cache or by measuring."""
+def _measured(
+    kinds: list[str], config: Any, weights: int, cache: Path | None, time_of: TimeOf | None, packed: str = ""
+) -> str:
+    """The fastest of these kinds of product, from the cache or by measuring; `packed` is which weights are packed."""
     shape = _shape(config)
     count = max(1, min(2 * weights, _READ) // (4 * shape[0] * shape[1]))
     key = (
@@ -98,7 +102,7 @@ def _measured(kinds: list[str], config: Any, weights: int, cache: Path | None, t
     )
     kept = _read(cache)
     if kept.get(key) not in kinds:
-        kept[key] = fastest(kinds, time_of or _timer(kinds, shape, count))
+        kept[key] = fastest(kinds, time_of or _timer(kinds, shape, count, packed))
         _write(cache, kept)
         log.info("%s is the faster kind of %s here", kept[key], " and ".join(kinds))
     return str(kept[key])
@@ -123,14 +127,14 @@ def _shape(config: Any) -> tuple[int, int]:
     return min(int(wide), _LARGEST), min(width, _LARGEST)
 
 
-def _timer(kinds: list[str], shape: tuple[int, int], count: int) -> TimeOf:
+def _timer(kinds: list[str], shape: tuple[int, int], count: int, packed: str) -> TimeOf:
     drawn = [torch.randn(shape) for _ in range(count)]
 
     def prepare(kind: str) -> tuple[list[Any], torch.dtype, Callable[[torch.Tensor, Any], torch.Tensor]]:
         if kind == PACKED:
-            compiled = multiplier("bf16")
+            compiled = multiplier(packed)
             assert compiled is not None
-            return [pack(weight, "bf16") for weight in drawn], torch.float32, compiled
+            return [pack(weight, packed) for weight in drawn], torch.float32, compiled
         dtype = getattr(torch, kind)
         return [weight.to(dtype) for weight in drawn], dtype, F.linear
 

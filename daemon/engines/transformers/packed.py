@@ -83,14 +83,16 @@ class PackedRunner:
             logits = self._replay(sequences, [work.start for work in plan.decode], None)
             if logits is not None:
                 return logits, plan.decode
-        if plan.decode and self._stepper is not None and not any(work.sequence.adapter for work in plan.decode):
-            # By themselves, so that they get the same bits whether or not prompts are computed beside them.
-            decoded = self._decode(self._stepper, plan.decode)
-            if not plan.prefill:
-                return decoded, plan.decode
-            logits, owners = self._packed(Plan([], plan.prefill))
-            return torch.cat([decoded, logits]), [*plan.decode, *owners]
-        return self._packed(plan)
+        plain = [work for work in plan.decode if not work.sequence.adapter] if self._stepper is not None else []
+        if self._stepper is None or not plain:
+            return self._packed(plan)
+        # By themselves, so that they get the same bits whatever is computed beside them.
+        decoded = self._decode(self._stepper, plain)
+        rest = Plan([work for work in plan.decode if work.sequence.adapter], plan.prefill)
+        if not rest.decode and not rest.prefill:
+            return decoded, plain
+        logits, owners = self._packed(rest)
+        return torch.cat([decoded, logits]), [*plain, *owners]
 
     def _decode(self, stepper: DecoderStep, works: list[Work]) -> torch.Tensor:
         """Logits of rows that decode, by the compiled step."""

@@ -153,7 +153,7 @@ def replace_modules(model: Any, bits: int, stored: torch.dtype = torch.bfloat16,
 
     T5 asks that its `wo` layers stay in fp32: their outputs overflow fp16, and so they do beside 16-bit weights.
     Their weights lose little by 8 bits, and they never get fewer; what goes in has outliers, so it is not rounded to
-    int8 (`whole_inputs`); and in fp16 models they answer in fp32.
+    int8 (`whole_inputs`; the compiled products' 16 bits are enough); and in fp16 models they answer in fp32.
 
     Args:
         bits: 16, 8 or 4.

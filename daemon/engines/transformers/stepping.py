@@ -42,8 +42,9 @@ class Store(Protocol):
 class Slate:
     """A store for trials: one size class, nothing in it."""
 
+    version = 0
+
     def __init__(self, layers: Sequence[LayerSpec], slots: int, capacity: int) -> None:
-        self.version = id(self)
         self.keys, self.values = (
             [[torch.zeros(slots, each.heads, capacity, dim, dtype=each.dtype) for each in layers]]
             for dim in (layers[0].key_dim, layers[0].value_dim)
@@ -73,7 +74,8 @@ class DecoderStep:
         self._lean = lean
         self._held = held
         self._table = (ctypes.c_int64 * (_STEP + len(weights)))(*model, *[0] * (_STEP - _FIXED), *weights)
-        self._slabs: tuple[object, ctypes.Array[ctypes.c_int64]] | None = None
+        self._slabs: tuple[Store, object, ctypes.Array[ctypes.c_int64]] | None = None
+        """Whose addresses were last used, in which version and for which size classes."""
         self._widest = max(lean.width, lean.inner, lean.heads * lean.dim)
         self._columns = lean.heads + 2 * lean.kv_heads
         self._head = head
@@ -123,14 +125,14 @@ class DecoderStep:
     def _addresses(self, classes: list[int], store: Store) -> ctypes.Array[ctypes.c_int64]:
         """Where the slabs of these size classes are, layer by layer."""
         wanted = (store.version, classes)
-        if self._slabs is None or self._slabs[0] != wanted:
+        if self._slabs is None or self._slabs[0] is not store or self._slabs[1] != wanted:
             found: list[int] = []
             for layer in range(len(self._lean.layers)):
                 for size_class in classes:
                     keys, values = store.keys[size_class][layer], store.values[size_class][layer]
                     found += (keys.data_ptr(), values.data_ptr(), keys.stride(0), keys.stride(1))
-            self._slabs = wanted, (ctypes.c_int64 * len(found))(*found)
-        return self._slabs[1]
+            self._slabs = store, wanted, (ctypes.c_int64 * len(found))(*found)
+        return self._slabs[2]
 
 
 @torch.inference_mode()
@@ -203,6 +205,7 @@ def _is_of_one_kind(lean: LeanDecoder, layers: Sequence[LayerSpec]) -> bool:
         and layers[0].device.type == "cpu"
         and lean.dim % 2 == 0
         and lean.inner % COLUMNS == 0
+        and lean.width % COLUMNS == 0
     )
 
 

@@ -12,18 +12,19 @@ from torch.nn import functional as F
 
 from daemon.engines.base import LoadOptions
 from daemon.engines.transformers import load_engine, loader
-from daemon.engines.transformers.half import HalfEmbedding, HalfLinear, half_is_supported
+from daemon.engines.transformers.half import HalfEmbedding, HalfLinear
 from daemon.engines.transformers.lean import build_lean
 from daemon.engines.transformers.loader import LoadedModel, computes, load_model, weight_bytes
 from daemon.engines.transformers.number_format import NumberFormat
 from daemon.engines.transformers.packed import lean_agrees, probe_layers
 from daemon.engines.transformers.products import LowBit, Product, merged, single
+from fcd.machine import compiles_kernels
 from tests.daemon.engines.adapters import make_adapter
 from tests.daemon.engines.harness import ask
 from tests.daemon.engines.test_lora import mixed_batch_equals_merged_weights
 from tests.tiny_models import make_model, tiny_model
 
-pytestmark = pytest.mark.skipif(not half_is_supported(), reason="no compiled products here")
+pytestmark = pytest.mark.skipif(not compiles_kernels(), reason="no compiled products here")
 CPU = torch.device("cpu")
 
 
@@ -31,7 +32,7 @@ CPU = torch.device("cpu")
 def packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured here and now decides nothing in these tests."""
 
-    def choose(folder: Any, config: Any, wanted: torch.dtype | None) -> NumberFormat:
+    def choose(folder: Any, config: Any, native: Any, wanted: torch.dtype | None) -> NumberFormat:
         plain = wanted == torch.float32
         return NumberFormat(wanted or torch.float32, packed=not plain)
 

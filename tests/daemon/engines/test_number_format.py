@@ -1,4 +1,4 @@
-"""fp32, bf16 or packed fp16 on a CPU: by what there is, by memory, then by measuring once."""
+"""fp32, bf16 or packed 16-bit weights on a CPU: by what there is, by memory, then by measuring once."""
 
 from __future__ import annotations
 

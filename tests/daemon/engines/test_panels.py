@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from daemon.engines.base import Engine, LoadOptions
 from daemon.engines.transformers import loader, quantizer
+from daemon.engines.transformers.kernels import panels
 from daemon.engines.transformers.kernels.multiplying import Multiplier, multiplier
 from daemon.engines.transformers.kernels.panels import Panels, joined, pack
 from daemon.engines.transformers.lean import build_lean
@@ -25,10 +27,11 @@ from fcd.builtin.evaluate import questions
 from fcd.builtin.generator.base import plain
 from fcd.builtin.generator.refusal import load_open_prompts
 from fcd.builtin.generator.words import word_pool
+from fcd.machine import compiles_kernels
 from tests.daemon.engines.harness import ask, with_engine
 from tests.tiny_models import tiny_model
 
-pytestmark = pytest.mark.skipif(multiplier("int8") is None, reason="no compiled products here")
+pytestmark = pytest.mark.skipif(not compiles_kernels(), reason="no compiled products here")
 KINDS = ["bf16", "fp16", "int8"]
 
 
@@ -71,19 +74,6 @@ def test_products_are_those_of_the_weights(kind: str, columns: int, depth: int, 
         assert got.shape == (rows, columns)
         want = x.double() @ weights.unpacked().double().T
         assert torch.allclose(got.double(), want, atol=3e-4 + 1e-5 * depth, rtol=1e-4), rows
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_bias_and_what_is_there_are_added(kind: str) -> None:
-    torch.manual_seed(0)
-    weights, x = pack(torch.randn(48, 64), kind), torch.randn(7, 64)
-    bias, before = torch.randn(48), torch.randn(7, 48)
-    found = multiplier(kind)
-    assert found is not None
-    plain = found(x, weights)
-    out = before.clone()
-    assert found(x, weights, bias, out).data_ptr() == out.data_ptr()
-    assert torch.allclose(out, plain + bias + before, atol=1e-5)
 
 
 @pytest.mark.parametrize("outlier", [0.0, 50.0, 1000.0])
@@ -152,6 +142,39 @@ def test_panels_are_joined_where_they_are_full() -> None:
     assert joined([pack(torch.randn(20, 30), "int8"), parts[0]]) is None
 
 
+def test_the_system_may_have_no_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain(mmap.mmap):
+        def madvise(self, *_: int) -> None:
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(panels.mmap, "mmap", Plain)
+    weight = torch.randn(40, 30).bfloat16()
+    assert torch.equal(pack(weight, "bf16").unpacked(), weight.float())
+
+
+def test_tables_are_as_long_as_the_kernels_say() -> None:
+    """Their modules cannot be imported where there is no numba, so the lengths stand twice."""
+    from daemon.engines.transformers import stepping
+    from daemon.engines.transformers.kernels import attending, compiling, decode_attention, decoder_step, multiplying
+    from daemon.engines.transformers.kernels import products as kernel
+
+    assert multiplying._SIZE == kernel.SIZE
+    assert attending._SIZE == decode_attention.SIZE
+    assert (stepping._FIXED, stepping._STEP) == (decoder_step.ROWS, decoder_step.NORM)
+    assert stepping._MEETING == compiling.MEETING
+
+
+def test_each_kernel_and_kind_is_kept_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from daemon.engines.transformers.kernels import compiling
+
+    monkeypatch.setattr(compiling, "_compiled_folder", lambda: tmp_path)
+    monkeypatch.setattr(compiling.config, "CACHE_DIR", "")
+    for name in ("products-bf16", "products-int8"):
+        compiling.keep_in(name)
+        assert Path(compiling.config.CACHE_DIR) == tmp_path / name
+        assert (tmp_path / name).is_dir()
+
+
 def test_a_product_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Multiplier, "__call__", lambda self, x, weights: torch.zeros(len(x), weights.columns))
     assert multiplier.__wrapped__("bf16") is None
@@ -203,10 +226,10 @@ def test_an_embedding_reads_the_panels_of_a_tied_output_layer(
     model = load(tiny_model(family, "float32" if quantization else "bfloat16"), quantization).model
     assert model.config.tie_word_embeddings
     tables = [module for module in model.modules() if isinstance(module, LowBitTable)]
-    panels = model.get_output_embeddings().panels
+    shared = model.get_output_embeddings().panels
     assert tables
-    assert panels is not None
-    assert all(table.panels is panels and table.unseen_bytes == 0 for table in tables)
+    assert shared is not None
+    assert all(table.panels is shared and table.unseen_bytes == 0 for table in tables)
     assert not any(True for table in tables for _ in table.buffers())
 
 

@@ -7,25 +7,27 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from daemon.engines.base import LoadOptions
+from daemon.engines.base import GenerationRequest, LoadOptions, SamplingParams
 from daemon.engines.transformers import build, load_engine, loader, quantizer
 from daemon.engines.transformers.attention import DecodeGroup, PrefillChunk, Step
-from daemon.engines.transformers.kernels.multiplying import multiplier
 from daemon.engines.transformers.kv_store import LayerSpec
 from daemon.engines.transformers.lean import LeanDecoder, build_lean
 from daemon.engines.transformers.loader import load_model
 from daemon.engines.transformers.number_format import NumberFormat
 from daemon.engines.transformers.packed import PackedRunner, probe_layers
-from daemon.engines.transformers.stepping import DecoderStep, Slate, build_step, step_agrees
-from tests.daemon.engines.harness import ask, nothing_held
-from tests.tiny_models import tiny_model
+from daemon.engines.transformers.stepping import DecoderStep, Slate, build_step, step_agrees, trial_time
+from fcd.machine import compiles_kernels
+from tests.daemon.engines.adapters import make_adapter
+from tests.daemon.engines.harness import ask, collect, nothing_held
+from tests.tiny_models import make_model, tiny_model
 
-pytestmark = pytest.mark.skipif(multiplier("bf16") is None, reason="no compiled products here")
+pytestmark = pytest.mark.skipif(not compiles_kernels(), reason="no compiled products here")
 PACKED = NumberFormat(torch.float32, packed=True)
 
 
@@ -149,6 +151,16 @@ def test_rows_of_several_size_classes_and_a_slab_that_moved() -> None:
         assert torch.allclose(logits[row], texts.expected(lean, own), atol=1e-3), row
 
 
+def test_a_store_is_not_taken_for_one_that_was_there_before() -> None:
+    """Trials come and go, and a new one may have the old one's address."""
+    step, _, layers = step_of("llama", "bf16")
+    for rows in (2, 8, 2, 16, 1) * 20:
+        trial_time(step, layers, rows)
+        kept = step._slabs
+        assert kept is not None
+        assert list(kept[2])[:2] == [kept[0].keys[0][0].data_ptr(), kept[0].values[0][0].data_ptr()]
+
+
 def test_a_row_that_is_no_number_spoils_no_other() -> None:
     step, _, layers = step_of("llama", "int8")
     texts = Texts(layers, [6, 6, 6])
@@ -161,6 +173,50 @@ def test_a_row_that_is_no_number_spoils_no_other() -> None:
     assert out[1].isnan().all()
     assert torch.equal(out[0], clean[0][5])
     assert torch.equal(out[2], clean[2][5])
+
+
+def test_a_width_that_fills_no_panels_has_none(tmp_path: Path) -> None:
+    path = make_model("llama", tmp_path, dtype="bfloat16", hidden_size=40, head_dim=16)
+    model = load_model(LoadOptions(path=str(path), device="cpu"), lambda *_: None).model
+    layers, kinds = probe_layers(model, torch.device("cpu"))
+    lean = build_lean(model, kinds)
+    assert lean is not None
+    assert build_step(lean, layers) is None
+
+
+def test_a_neighbour_with_an_adapter_changes_nothing_of_how_a_row_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_model("llama", "bfloat16")
+    adapter = str(make_adapter(tmp_path, path, seed=3))
+    by_operators: list[bool] = []
+    packed = PackedRunner._packed
+
+    def spy(self: PackedRunner, plan: Any) -> Any:
+        by_operators.extend(bool(work.sequence.adapter) for work in plan.decode)
+        return packed(self, plan)
+
+    monkeypatch.setattr(PackedRunner, "_packed", spy)
+
+    async def main() -> None:
+        options = LoadOptions(path=str(path), device="cpu", lora_modules={"other": adapter})
+        engine = await load_engine(options, lambda *_: None)
+
+        async def ids(name: str) -> list[int]:
+            params = SamplingParams(temperature=0.0, ignore_eos=True, max_tokens=16)
+            request = GenerationRequest("r", list(range(3, 40)), params, adapter=name)
+            return (await collect(engine, request))[0].ids
+
+        try:
+            alone = [await ids(""), await ids("other")]
+            assert await asyncio.gather(ids(""), ids("other")) == alone
+            assert alone[0] != alone[1]
+        finally:
+            await engine.close()
+
+    asyncio.run(main())
+    assert by_operators
+    assert all(by_operators)
 
 
 def test_other_decoders_have_none() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import platform
 import struct
-from pathlib import Path
 
 import torch
 
@@ -92,7 +90,7 @@ class DecodeAttention:
 
 def load_decode_attention(stored: torch.dtype) -> DecodeAttention | None:
     """For a store of this type; None where there is none, or where it does not compute what PyTorch does."""
-    if stored not in _KINDS or (stored == torch.float16 and not _has_fp16()):
+    if stored not in _KINDS:
         return None
     found = load_kernel("decode_attention", _KINDS[stored])
     kernel = None if found is None else DecodeAttention(*found, stored)
@@ -100,14 +98,6 @@ def load_decode_attention(stored: torch.dtype) -> DecodeAttention | None:
         log.warning("the compiled attention differs from PyTorch's here; it is not used")
         return None
     return kernel
-
-
-def _has_fp16() -> bool:
-    """Whether the CPU converts fp16: without its instructions the compiler would call functions that are not there."""
-    if platform.machine() not in {"x86_64", "AMD64"}:
-        return platform.machine() in {"aarch64", "arm64"}
-    cpu = Path("/proc/cpuinfo")
-    return cpu.exists() and "f16c" in cpu.read_text(errors="replace").split()
 
 
 def _agrees(kernel: DecodeAttention) -> bool:

@@ -7,10 +7,14 @@ numbers that are not counts.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import platform
 import shutil
+import tempfile
+import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +37,8 @@ INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """Of functions that only other compiled ones call: what Python would call them by takes as long to compile."""
 MEETING = 32
 _SPINS = 4000
-"""Some 50 microseconds."""
+"""Tens of microseconds, longer where a processor's pause is."""
+_MONTH = 30 * 86400
 _give_way = types.ExternalFunction("sched_yield", types.int32())
 OPTIONS: dict[str, Any] = {**_ARITHMETIC, **INNER}
 KEPT: dict[str, Any] = {**_ARITHMETIC, "cache": True}
@@ -47,25 +52,46 @@ KINDS: dict[str, Any] = {"fp32": FP32, "fp16": FP16, "bf16": BF16, "int8": INT8}
 
 
 def prepare(team: Team) -> None:
-    """Tell the compiler where OpenMP's functions are and where compiled code is kept; before any kernel is imported."""
+    """Tell the compiler where OpenMP's functions are; before any kernel is imported."""
     for name, address in team.symbols.items():
         binding.add_symbol(name, address)
-    config.CACHE_DIR = str(_compiled_folder())
 
 
+def keep_in(name: str) -> None:
+    """Keep what is compiled next in a folder of this name: numba's own index of one function's kinds would be written
+    by several processes at once."""
+    folder = _compiled_folder() / name
+    folder.mkdir(exist_ok=True)
+    config.CACHE_DIR = str(folder)
+
+
+@cache
 def _compiled_folder() -> Path:
-    """Beside Python's own bytecode, or in the caches where that cannot be written; one for these very sources, since
-    numba looks at a kernel's own file alone. Those of other sources go."""
+    """Beside Python's own bytecode, or in the caches where that cannot be written, or nowhere for long; one for these
+    very sources, since numba looks at a kernel's own file alone. Those of sources that are long gone go."""
     here = Path(__file__).parent
-    beside = here / "__pycache__"
-    base = beside if os.access(beside if beside.exists() else here, os.W_OK) else resolve_paths().cache
     sources = b"".join(path.read_bytes() for path in sorted(here.glob("*.py")))
-    folder = base / f"kernels-{hashlib.sha256(sources).hexdigest()[:16]}"
+    name = f"kernels-{hashlib.sha256(sources).hexdigest()[:16]}"
+    for base in (here / "__pycache__", resolve_paths().cache):
+        folder = base / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.touch()
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            _forget_old(base, folder)
+            return folder
+    passing = Path(tempfile.mkdtemp(prefix="fcd-kernels-"))
+    atexit.register(shutil.rmtree, passing, ignore_errors=True)
+    return passing
+
+
+def _forget_old(base: Path, folder: Path) -> None:
+    """Other versions may be in use: only those that nobody has for a month."""
     for other in base.glob("kernels-*"):
-        if other != folder:
+        if other != folder and other.stat().st_mtime < time.time() - _MONTH:
             shutil.rmtree(other, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @intrinsic  # type: ignore[untyped-decorator]

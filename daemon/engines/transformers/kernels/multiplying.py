@@ -13,7 +13,7 @@ from daemon.engines.transformers.kernels.panels import COLUMNS, Panels, pack
 from daemon.engines.transformers.kernels.team import Team
 
 log = logging.getLogger("fcd.engine")
-_SIZE = 12
+_SIZE = 11
 """Of the kernel's table, whose module cannot be imported where there is no numba."""
 LONE = 1 << 17
 """Up to so many weights one thread is quicker than waking others."""
@@ -27,34 +27,22 @@ class Multiplier:
         self._function = function
         self._table = ctypes.c_int64 * _SIZE
 
-    def __call__(
-        self, x: torch.Tensor, weights: Panels, bias: torch.Tensor | None = None, out: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """`x [rows, depth]` times the weights, and the bias added.
+    def __call__(self, x: torch.Tensor, weights: Panels) -> torch.Tensor:
+        """`x [rows, depth]` times the weights: `[rows, columns]` in fp32.
 
         Args:
             x: fp32 on the CPU, each row's numbers side by side.
-            bias: fp32, one for each column, those that only fill the last panel too.
-            out: `[rows, columns]` contiguous, to which all is added; the columns are a multiple of 16.
-
-        Returns:
-            `[rows, columns]` in fp32.
         """
         rows, depth = x.shape
-        count = weights.panels
-        wide = COLUMNS * count
+        wide = COLUMNS * weights.panels
         threads = 1 if depth * wide <= LONE and rows == 1 else torch.get_num_threads()
-        add = out is not None
-        if out is None:
-            out = torch.empty(rows, wide, dtype=torch.float32, device="cpu")
+        out = torch.empty(rows, wide, dtype=torch.float32, device="cpu")
         # For int8: the rows' steps, and the rows in 16 bits.
         size = rows * ((depth + 1) // 2 + 1) if weights.scales is not None else 0
         room = torch.empty(size, dtype=torch.float32, device="cpu")
         steps = room.data_ptr()
-        table = self._table(
-            *weights.places(bias),
-            *(x.data_ptr(), x.stride(0), rows, out.data_ptr(), int(add), steps + 4 * rows, steps),
-        )
+        places = (x.data_ptr(), x.stride(0), rows, out.data_ptr(), steps + 4 * rows, steps)
+        table = self._table(*weights.places(None), *places)
         self.team.run(self._function, ctypes.addressof(table), threads)
         return out if wide == weights.columns else out[:, : weights.columns]
 

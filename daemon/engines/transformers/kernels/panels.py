@@ -6,6 +6,7 @@ scale for each column. Columns are a layer's outputs; what is missing of the las
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,9 +96,14 @@ def weight_memory(shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
     for each in shape:
         size *= each
     private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-    space = mmap.mmap(-1, max(size, 1), **private)
+    try:
+        space = mmap.mmap(-1, max(size, 1), **private)
+    except OSError as error:
+        raise MemoryError(f"{size / 2**20:.0f} MiB for weights: {error}") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        space.madvise(mmap.MADV_HUGEPAGE)
+        # The system's own kernel may have been built without.
+        with contextlib.suppress(OSError):
+            space.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(space, dtype=dtype, count=size // dtype.itemsize).view(*shape)
 
 

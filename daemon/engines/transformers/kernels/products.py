@@ -33,9 +33,9 @@ from daemon.engines.transformers.kernels.tiles import COLUMNS, ROWS, multiply
 WEIGHTS, SCALES, BIAS, PANELS, DEPTH = 0, 1, 2, 3, 4
 PLACES = 5
 # The kernel's table: a product; then fp32 rows [COUNT, DEPTH], STRIDE numbers apart; [COUNT, 16 * PANELS] for the
-# answer, to which it is added if ADD; and for int8, whole numbers [COUNT, DEPTH rounded up] and steps [COUNT].
-INPUT, STRIDE, COUNT, OUT, ADD, CODES, STEPS = 5, 6, 7, 8, 9, 10, 11
-SIZE = 12
+# answer; and for int8, whole numbers [COUNT, DEPTH rounded up] and steps [COUNT].
+INPUT, STRIDE, COUNT, OUT, CODES, STEPS = 5, 6, 7, 8, 9, 10
+SIZE = 11
 _MOST = 2**31 - 1
 _LEAST = F(1e-30)
 
@@ -159,6 +159,6 @@ def compiled(name: str) -> Any:
             quantize_rows(x, stride, rows, depth, table[CODES], table[STEPS])
             barrier()
             x, stride = table[CODES], depth + depth % 2
-        product(kind, table, 0, x, stride, rows, table[STEPS], table[OUT], table[ADD])
+        product(kind, table, 0, x, stride, rows, table[STEPS], table[OUT], 0)
 
     return product_of_rows

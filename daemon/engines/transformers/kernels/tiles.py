@@ -6,7 +6,7 @@ A row's sums are added in the same order in every tile, so that its result does 
 
 Weights lie in panels of sixteen columns, see `panels.py`: fp16 and bf16 as `[depth][16]`, and int8 as `[depth / 2][16]
 [2]`. Rows for int8 are whole numbers of 16 bits: two of them and two weights make one instruction's multiply-and-add,
-which does twice the work of one on fp32, and no sum can overflow (see `TOP`).
+which does twice the work of one on fp32, and no sum can overflow (see `products.top`).
 """
 
 from __future__ import annotations
