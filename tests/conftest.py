@@ -10,9 +10,14 @@ import pytest
 _PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _THREADS = str(max(1, (os.cpu_count() or 1) // _PROCESSES))
 
+_SHARED = "FCD_TESTS_SHARED"
+"""Which of them the first process of the tests has set, whose environment the others get."""
+
 # Read by torch when it is first imported, here and in every process that a test starts.
-os.environ.setdefault("OMP_NUM_THREADS", _THREADS)
-os.environ.setdefault("FCD_TORCH_THREADS", _THREADS)
+for _name in ("OMP_NUM_THREADS", "FCD_TORCH_THREADS"):
+    if _name not in os.environ or _name in os.environ.get(_SHARED, ""):
+        os.environ[_name] = _THREADS
+        os.environ[_SHARED] = f"{os.environ.get(_SHARED, '')} {_name}"
 
 
 def pytest_sessionstart() -> None:
