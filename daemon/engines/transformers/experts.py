@@ -34,15 +34,13 @@ class LowBitExperts(nn.Module):
 
     Args:
         original: the module on `meta`; it goes on saying how gate and up become one.
-        bits: 16, 8 or 4.
         make: a low-bit layer `(inputs, outputs, dtype, transposed)` on `meta`.
     """
 
     apply_gate: Callable[[torch.Tensor], torch.Tensor]
 
-    def __init__(self, original: Any, bits: int, make: Callable[[int, int, torch.dtype, bool], LowBitLinear]) -> None:
+    def __init__(self, original: Any, make: Callable[[int, int, torch.dtype, bool], LowBitLinear]) -> None:
         super().__init__()
-        self.bits = bits
         self._make = make
         self.transposed = bool(original.is_transposed)
         self.num_experts = int(original.gate_up_proj.shape[0])

@@ -24,6 +24,12 @@ _GROWING_ROPE = frozenset({"dynamic", "longrope"})
 """These change their tables with the length of the sequence."""
 
 
+def deviation(got: torch.Tensor, want: torch.Tensor) -> float:
+    """How far two computations of logits `[rows, vocab]` are apart in the mean, in units of each row's spread."""
+    spread = want.std(-1, keepdim=True).clamp_min(1e-6)
+    return float(((got - want).abs() / spread).mean())
+
+
 class Norm:
     """RMS normalisation over the last dimension."""
 

@@ -14,7 +14,7 @@ from daemon.engines.transformers.cuda_graphs import DecodeGraphs
 from daemon.engines.transformers.flash_rows import Stretch, describe
 from daemon.engines.transformers.kernels.attending import DecodeAttention
 from daemon.engines.transformers.kv_store import KvStore, LayerSpec
-from daemon.engines.transformers.lean import LeanDecoder
+from daemon.engines.transformers.lean import LeanDecoder, deviation
 from daemon.engines.transformers.lora import Adapters, LoraBatch, applied
 from daemon.engines.transformers.lowbit import Int8Linear
 from daemon.engines.transformers.rows import RowPool
@@ -285,9 +285,7 @@ def packed_agrees(model: Any, device: torch.device) -> bool:
         alone = [model(input_ids=_probe_ids(n, device)[None], use_cache=False).logits[0, -1] for n in lengths]
     finally:
         model.set_attn_implementation(NAME)
-    want = torch.stack(alone).float()
-    spread = want.std(-1, keepdim=True).clamp_min(1e-6)
-    return bool(((packed.float() - want).abs() / spread).mean() < _rounding(model))
+    return deviation(packed.float(), torch.stack(alone).float()) < _rounding(model)
 
 
 def _rounding(model: Any) -> float:
@@ -305,11 +303,10 @@ def lean_agrees(model: Any, lean: LeanDecoder, device: torch.device, lengths: tu
     """Whether the lean forward gives what the model's own code gives, for sequences of these lengths."""
     want = _packed_logits(model, list(lengths), device, None).float()
     got = _packed_logits(model, list(lengths), device, None, lean).float()
-    spread = want.std(-1, keepdim=True).clamp_min(1e-6)
     # 8-bit inputs and weights: a last bit that differs before a rounding is one of far fewer after it, in every layer.
     exact = model.dtype == torch.float32 and not any(isinstance(module, Int8Linear) for module in model.modules())
     bound = 1e-3 if exact else _rounding(model)
-    return bool(((got - want).abs() / spread).mean() < bound)
+    return deviation(got, want) < bound
 
 
 @torch.inference_mode()

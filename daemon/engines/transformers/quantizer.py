@@ -185,7 +185,7 @@ def replace_modules(model: Any, bits: int, stored: torch.dtype = torch.bfloat16,
             if _is_linear(module):
                 new: nn.Module = _low(module, make, 8 if bits < 16 and (module is head or is_wo) else bits, is_wo)
             elif is_stacked(module):
-                new = LowBitExperts(module, bits, partial(_expert, make, bits))
+                new = LowBitExperts(module, partial(_expert, make, bits))
             elif name in tables and _is_plain_table(module):
                 new = _table(module, bits, stored)
             elif module is model.get_input_embeddings() and _is_plain_table(module):

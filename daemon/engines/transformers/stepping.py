@@ -14,7 +14,7 @@ from daemon.engines.transformers.kernels.loading import load_kernel
 from daemon.engines.transformers.kernels.panels import COLUMNS, Panels
 from daemon.engines.transformers.kernels.team import Team
 from daemon.engines.transformers.kv_store import LayerSpec
-from daemon.engines.transformers.lean import LeanDecoder, Norm
+from daemon.engines.transformers.lean import LeanDecoder, Norm, deviation
 from daemon.engines.transformers.products import packed_parts
 
 _STEP = 27
@@ -152,8 +152,7 @@ def step_agrees(step: DecoderStep, lean: LeanDecoder, layers: Sequence[LayerSpec
     chunks = [PrefillChunk(0, length * row, 0, 0, length) for row in range(rows)]
     ids, positions = torch.tensor([token for text in texts for token in text]), torch.arange(length).repeat(rows)
     want = lean.logits(ids, positions, None, length - 1, Step([], chunks, None))[length - 1 :: length]
-    spread = want.std(-1, keepdim=True).clamp_min(1e-6)
-    return bool(((got - want).abs() / spread).mean() < bound)
+    return deviation(got, want) < bound
 
 
 @torch.inference_mode()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
 
 import numpy
 import pytest
@@ -19,14 +18,6 @@ def kernel(request: pytest.FixtureRequest) -> DecodeAttention:
     if found is None:
         pytest.skip("this machine has no numba, or PyTorch's threads are not OpenMP's")
     return found
-
-
-@pytest.fixture(params=[1, 3])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 class Batch:

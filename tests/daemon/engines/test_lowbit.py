@@ -141,7 +141,7 @@ def test_stacked_experts_compute_what_they_did(family: str, bits: int) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model(family)).eval()
     original = next(module for module in model.modules() if is_stacked(module))
-    replaced = LowBitExperts(original, bits, make)
+    replaced = LowBitExperts(original, make)
     for name, parameter in original.named_parameters(recurse=False):
         if name in PARTS:
             replaced.take(name, parameter.data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,14 +38,6 @@ KINDS = ["bf16", "fp16", "int8"]
 def packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured here and now decides nothing in these tests."""
     monkeypatch.setattr(quantizer, "panels_are_faster", lambda *_: True)
-
-
-@pytest.fixture(params=[1, 3])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 def multiply(x: torch.Tensor, weights: Panels) -> torch.Tensor:

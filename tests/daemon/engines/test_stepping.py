@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -36,14 +35,6 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured here and now decides nothing in these tests."""
     monkeypatch.setattr(quantizer, "panels_are_faster", lambda *_: True)
     monkeypatch.setattr(loader, "_measured_format", lambda *_: PACKED)
-
-
-@pytest.fixture(params=[1, 3])
-def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 @cache
